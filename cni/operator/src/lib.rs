@@ -1,0 +1,1 @@
+//! Kubernetes operator: controllers and webhooks

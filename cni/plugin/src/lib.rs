@@ -1,0 +1,1 @@
+//! CNI plugin: pod addresses and routes on a node

@@ -1,0 +1,1 @@
+//! Who is in the mesh and what each may know

@@ -1,0 +1,1 @@
+//! Names: zones, views, lookup, forwarder

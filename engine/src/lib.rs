@@ -1,0 +1,1 @@
+//! The mesh as a state machine without I/O

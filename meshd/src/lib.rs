@@ -1,0 +1,1 @@
+//! The mesh VPN node: command line and daemon

@@ -1,0 +1,1 @@
+//! Every socket, file and syscall of a node

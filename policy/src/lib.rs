@@ -1,0 +1,1 @@
+//! Policy text to compiled filter, and the one verdict

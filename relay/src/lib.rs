@@ -1,0 +1,1 @@
+//! Ciphertext forwarder and STUN server

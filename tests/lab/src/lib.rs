@@ -1,0 +1,1 @@
+//! Network-namespace lab and the tests that need real kernels

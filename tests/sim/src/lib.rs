@@ -1,0 +1,1 @@
+//! Whole-mesh simulation in virtual time
