@@ -16,8 +16,8 @@ pub use apply::{ApplyError, MapUpdate};
 pub use entry::{Entry, EntryKey};
 
 use crate::{
-    ClassId, DnsName, Endpoint, Epoch, Hostname, MapDigest, MeshAddrs, MeshPrefixes, NetworkId, NodeId, NodeKey,
-    Prefix, RelayId, RuleId, Tag, UnixSeconds, VerifyingKey, Version, keys::CoordinatorKey,
+    ClassId, DnsName, Endpoint, Epoch, Hostname, MapDigest, MeshAddrs, MeshPrefixes, NetworkId, NodeId,
+    NodeKey, Prefix, RelayId, RuleId, Tag, UnixSeconds, VerifyingKey, Version, keys::CoordinatorKey,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

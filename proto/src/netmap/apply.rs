@@ -39,7 +39,9 @@ pub enum ApplyError {
         ours: NetworkId,
     },
     /// A gap: an update was missed.
-    #[error("the update builds on version {theirs} of epoch {their_epoch}, this map is at {ours} of epoch {our_epoch}")]
+    #[error(
+        "the update builds on version {theirs} of epoch {their_epoch}, this map is at {ours} of epoch {our_epoch}"
+    )]
     Gap {
         /// The update's base.
         theirs: Version,
