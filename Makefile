@@ -1,0 +1,91 @@
+# meshd: everything a person or a CI runs. `make help` lists the targets.
+#
+# Build output goes outside the checkout (CARGO_TARGET_DIR), reports to target/reports/<target>.json
+# inside it. Every step prints how long it took.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+export CARGO_TARGET_DIR ?= $(HOME)/.cache/meshd/target
+export PATH := $(HOME)/.cargo/bin:$(PATH):/usr/local/sbin:/usr/sbin:/sbin
+export CARGO_TERM_PROGRESS_WHEN ?= never
+
+# How much of the long ones: reduced in CI.
+ifdef CI
+N ?= 200
+FUZZ_SECONDS ?= 10
+else
+N ?= 1000
+FUZZ_SECONDS ?= 60
+endif
+ifeq ($(origin SECONDS),command line)
+FUZZ_SECONDS := $(SECONDS)
+endif
+export TORTURE_N := $(N)
+export FUZZ_SECONDS
+
+STEP := bash .ci/step
+
+# Lab tests that are targets of their own.
+LAB_OWN := interop torture
+LAB_TESTS := $(filter-out $(LAB_OWN),$(sort $(basename $(notdir $(wildcard tests/lab/tests/*.rs)))))
+
+.PHONY: help demo test setup root build lint tidy deny unit lab interop fuzz torture bench-control deb clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
+	@echo "  build output: $(CARGO_TARGET_DIR)"
+
+demo: root setup build ## a small internet on this machine, the four commands, and what is on the wire
+	@$(STEP) demo "$(CARGO_TARGET_DIR)/debug/meshd-demo"
+
+test: root setup ## everything that CI runs
+	@bash .ci/steps build lint tidy deny unit lab interop fuzz torture bench-control deb
+
+root:
+	@if [ "$$(id -u)" != 0 ]; then \
+	  echo "This needs root: it makes network namespaces, TUN devices and nftables rules inside them"; \
+	  echo "(the machine's own network stays as it is). Run it again as root: sudo make $(MAKECMDGOALS)"; exit 1; fi
+
+setup: ## install what is missing: Debian packages and Rust
+	@$(STEP) setup bash .ci/setup
+
+build: ## all programs, into debug/ of the build output
+	@echo "build output: $(CARGO_TARGET_DIR)"
+	@$(STEP) build cargo build --locked --workspace --bins
+
+lint: ## rustfmt, clippy and rustdoc, with warnings as errors
+	@$(STEP) lint-format cargo fmt --all --check
+	@$(STEP) lint-clippy cargo clippy --locked --workspace --all-targets -- -D warnings
+	@RUSTDOCFLAGS="-D warnings" $(STEP) lint-doc cargo doc --locked --workspace --no-deps
+
+tidy: ## the house rules: crate edges, sizes, purity, layout
+	@$(STEP) tidy cargo test --locked -p meshd-tidy --no-fail-fast
+
+deny: ## licences, bans and sources of all dependencies (ADVISORIES=1 needs a network)
+	@$(STEP) deny bash .ci/deny
+
+unit: ## tests of every crate that need no kernel of their own
+	@$(STEP) unit cargo test --locked --workspace --exclude meshd-lab --exclude meshd-tidy --no-fail-fast
+
+lab: root build ## end-to-end tests on real kernels, in network namespaces
+	@$(STEP) lab cargo test --locked -p meshd-lab --no-fail-fast --lib $(LAB_TESTS:%=--test %)
+
+interop: root build ## wireguard-go as a peer
+	@$(STEP) interop cargo test --locked -p meshd-lab --no-fail-fast --test interop -- --nocapture
+
+fuzz: ## every fuzz target for SECONDS= seconds (60; 10 in CI)
+	@$(STEP) fuzz bash tests/fuzz/run.sh "$(FUZZ_SECONDS)"
+
+torture: root build ## kill -9 N= times (1000; 200 in CI) at every planned change
+	@$(STEP) torture cargo test --locked -p meshd-lab --no-fail-fast --test torture -- --nocapture
+
+bench-control: build ## the control plane with 100, 1,000 and 3,000 simulated nodes
+	@$(STEP) bench-control bash tests/bench/control.sh
+
+deb: ## Debian packages, into target/deb
+	@$(STEP) deb bash packaging/deb/build
+
+clean: ## remove what was built
+	rm -rf target "$(CARGO_TARGET_DIR)"
