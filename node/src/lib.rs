@@ -1,1 +1,3 @@
 //! Every socket, file and syscall of a node
+
+pub mod control;

@@ -372,7 +372,7 @@ fn possession_mac(
     node: &NodeKey,
     hash: &HandshakeHash,
 ) -> [u8; 32] {
-    shared.mac("meshd node key possession", &[hash.as_bytes(), machine.as_bytes(), node.as_bytes()])
+    shared.mac(crate::control::NODE_KEY_PROOF, &[hash.as_bytes(), machine.as_bytes(), node.as_bytes()])
 }
 
 fn next(nonce: &mut u64) -> Result<u64, ChannelError> {
