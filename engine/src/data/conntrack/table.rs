@@ -1,0 +1,182 @@
+//! One shard of the table: sets of 8 entries, growing up to a bound; in a full set the oldest goes.
+
+use super::{Begun, Judgement, Key, Standing, TCP, Tuple, idle};
+use crate::packet::{ICMP, ICMPV6, Packet, UDP, Upper, tcp_flag};
+use meshd_proto::NodeId;
+
+const WAYS: usize = 8;
+const FIRST_SETS: usize = 4;
+/// 512 sets × 8 × 16 shards = 65,536 flows.
+const MAX_SETS: usize = 512;
+
+const CLOSED_BY_A: u8 = 1;
+const CLOSED_BY_B: u8 = 2;
+const CLOSED: u8 = CLOSED_BY_A | CLOSED_BY_B;
+
+/// One flow.
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    pub(super) key: Key,
+    hash: u64,
+    pub(super) begun: Begun,
+    pub(super) standing: Standing,
+    /// The side that began it is `key.a`.
+    begun_by_a: bool,
+    closed: u8,
+    pub(super) generation: u64,
+    /// The peer at the other end.
+    pub(super) owner: NodeId,
+    last: u64,
+}
+
+impl Entry {
+    /// `forward` is the flow in the direction in which it began.
+    pub(super) fn new(
+        key: Key,
+        hash: u64,
+        begun: Begun,
+        forward: &Tuple,
+        owner: NodeId,
+        when: Judgement,
+    ) -> Self {
+        let begun_by_a = key.a == (forward.src, forward.ports.src);
+        Self {
+            key,
+            hash,
+            begun,
+            standing: Standing::Live,
+            begun_by_a,
+            closed: 0,
+            generation: when.generation,
+            owner,
+            last: when.stamp,
+        }
+    }
+
+    /// The flow in the direction in which it began.
+    pub(super) fn forward(&self) -> Tuple {
+        let (src, dst) = if self.begun_by_a { (self.key.a, self.key.b) } else { (self.key.b, self.key.a) };
+        let ports = crate::packet::Ports { src: src.1, dst: dst.1 };
+        Tuple { src: src.0, dst: dst.0, protocol: self.key.protocol, ports }
+    }
+
+    /// Notes a packet of the flow.
+    pub(super) fn touch(&mut self, packet: &Packet, tuple: &Tuple, stamp: u64) {
+        self.last = stamp;
+        if let Upper::Tcp { flags, .. } = packet.upper {
+            if flags & tcp_flag::RST != 0 {
+                self.closed = CLOSED;
+            } else if flags & tcp_flag::FIN != 0 {
+                let from_a = self.key.a == (tuple.src, tuple.ports.src);
+                self.closed |= if from_a { CLOSED_BY_A } else { CLOSED_BY_B };
+            } else if flags & tcp_flag::SYN != 0 {
+                self.closed = 0;
+            }
+        }
+    }
+
+    /// The policy allows it under the present generation.
+    pub(super) fn renew(&mut self, when: Judgement) {
+        self.generation = when.generation;
+        self.standing = Standing::Live;
+    }
+
+    /// The policy no longer allows it.
+    pub(super) fn cut(&mut self, when: Judgement) {
+        self.generation = when.generation;
+        self.standing = Standing::Cut;
+        self.last = when.stamp;
+    }
+
+    pub(super) fn is_expired(&self, stamp: u64) -> bool {
+        let idle = match (self.key.fragment, self.standing, self.key.protocol) {
+            (Some(_), _, _) => idle::FRAGMENT,
+            (None, Standing::Cut, _) => idle::OTHER,
+            (None, Standing::Live, TCP) if self.closed == CLOSED => idle::TCP_CLOSED,
+            (None, Standing::Live, TCP) => idle::TCP,
+            (None, Standing::Live, UDP) => idle::UDP,
+            (None, Standing::Live, ICMP | ICMPV6) => idle::ICMP,
+            (None, Standing::Live, _) => idle::OTHER,
+        };
+        stamp.saturating_sub(self.last) > idle
+    }
+}
+
+/// One shard.
+#[derive(Debug)]
+pub(super) struct Shard {
+    /// A power of two.
+    sets: Vec<[Option<Entry>; WAYS]>,
+}
+
+impl Shard {
+    pub(super) fn new() -> Self {
+        Self { sets: vec![[const { None }; WAYS]; FIRST_SETS] }
+    }
+
+    fn set_of(&self, hash: u64) -> usize {
+        usize::try_from(hash & (self.sets.len() as u64 - 1)).unwrap_or(0)
+    }
+
+    /// The live entry of `key`; an expired one is removed.
+    pub(super) fn find(&mut self, hash: u64, key: &Key, stamp: u64) -> Option<&mut Entry> {
+        let set = self.set_of(hash);
+        let way = self.sets[set]
+            .iter_mut()
+            .find(|e| e.as_ref().is_some_and(|e| e.hash == hash && e.key == *key))?;
+        if way.as_ref().is_some_and(|e| e.is_expired(stamp)) {
+            *way = None;
+        }
+        way.as_mut()
+    }
+
+    /// Puts `entry` in, in place of one with the same key, else in a free or expired place, else in a
+    /// bigger table, else in the place of the oldest.
+    pub(super) fn insert(&mut self, entry: Entry, stamp: u64) -> &mut Entry {
+        loop {
+            let set = self.set_of(entry.hash);
+            let place = self.place(set, &entry, stamp);
+            if place.is_none() && self.sets.len() < MAX_SETS {
+                self.grow();
+                continue;
+            }
+            let way = place.unwrap_or_else(|| self.oldest(set));
+            return self.sets[set][way].insert(entry);
+        }
+    }
+
+    fn place(&self, set: usize, entry: &Entry, stamp: u64) -> Option<usize> {
+        let ways = &self.sets[set];
+        let same = |e: &Option<Entry>| e.as_ref().is_some_and(|e| e.hash == entry.hash && e.key == entry.key);
+        let free = |e: &Option<Entry>| e.as_ref().is_none_or(|e| e.is_expired(stamp));
+        ways.iter().position(same).or_else(|| ways.iter().position(free))
+    }
+
+    /// The least recently used way; flows that ended go first, flows that were cut last.
+    fn oldest(&self, set: usize) -> usize {
+        let rank =
+            |e: &Option<Entry>| e.as_ref().map(|e| (e.standing == Standing::Cut, e.closed != CLOSED, e.last));
+        let ways = self.sets[set].iter().enumerate();
+        ways.min_by_key(|(_, e)| rank(e)).map_or(0, |(i, _)| i)
+    }
+
+    /// Doubles the sets. Every set splits in two, so all entries find a place.
+    fn grow(&mut self) {
+        let bigger = vec![[const { None }; WAYS]; self.sets.len() * 2];
+        let old = std::mem::replace(&mut self.sets, bigger);
+        for entry in old.into_iter().flatten().flatten() {
+            let set = self.set_of(entry.hash);
+            if let Some(way) = self.sets[set].iter_mut().find(|e| e.is_none()) {
+                *way = Some(entry);
+            }
+        }
+    }
+
+    pub(super) fn entries(&mut self) -> impl Iterator<Item = &mut Entry> {
+        self.sets.iter_mut().flatten().flatten()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.sets.iter().flatten().flatten().count()
+    }
+}

@@ -1,0 +1,89 @@
+//! What the data threads and the engine share about one peer.
+
+use crate::event::{Destination, Source};
+use crate::session::SessionIndex;
+use meshd_proto::{NodeId, NodeKey};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// One peer, for as long as it stays in the map with the same key.
+#[derive(Debug)]
+pub struct PeerSlot<S> {
+    /// The peer.
+    pub id: NodeId,
+    /// Its key.
+    pub key: NodeKey,
+    /// Names the peer in datagrams to us.
+    pub index: SessionIndex,
+    live: Mutex<Live<S>>,
+    alive: AtomicBool,
+    /// Bytes of IP packets sent.
+    pub tx_bytes: AtomicU64,
+    /// Bytes of IP packets received.
+    pub rx_bytes: AtomicU64,
+    /// Stamp of the last data sent (keepalives excluded); 0: never.
+    pub last_tx: AtomicU64,
+    /// Stamp of the last authenticated packet received, any way.
+    pub last_rx: AtomicU64,
+    /// Stamp of the last authenticated packet received on the direct path in use.
+    pub last_path_rx: AtomicU64,
+}
+
+/// The part of a slot behind its lock.
+#[derive(Debug)]
+pub struct Live<S> {
+    /// The session; made when it is first needed.
+    pub session: Option<Box<S>>,
+    /// Which way data goes.
+    pub path: PathChoice,
+    /// The way of the last packet that was reported by `seen`, and when (stamp).
+    pub(crate) reported: Option<(Source, u64)>,
+    /// The engine waits for the first packet: report it whatever way it comes.
+    pub(crate) report_next: bool,
+}
+
+/// Which way data goes right now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct PathChoice {
+    /// There; `None`: nowhere yet.
+    pub to: Option<Destination>,
+    /// And there too, while `to` is in doubt.
+    pub also: Option<Destination>,
+}
+
+impl<S> PeerSlot<S> {
+    pub(crate) fn new(id: NodeId, key: NodeKey, index: SessionIndex) -> Self {
+        Self {
+            id,
+            key,
+            index,
+            live: Mutex::new(Live {
+                session: None,
+                path: PathChoice::default(),
+                reported: None,
+                report_next: false,
+            }),
+            alive: AtomicBool::new(true),
+            tx_bytes: AtomicU64::new(0),
+            rx_bytes: AtomicU64::new(0),
+            last_tx: AtomicU64::new(0),
+            last_rx: AtomicU64::new(0),
+            last_path_rx: AtomicU64::new(0),
+        }
+    }
+
+    /// Locks the session and the path.
+    pub fn lock(&self) -> MutexGuard<'_, Live<S>> {
+        // A panic under the lock leaves a session that at worst refuses packets.
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether new flows may go to it where a prefix has several owners.
+    pub fn is_alive(&self) -> bool {
+        self.alive.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_alive(&self, alive: bool) {
+        self.alive.store(alive, Ordering::Relaxed);
+    }
+}
