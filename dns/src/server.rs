@@ -1,0 +1,154 @@
+//! The sockets: our UDP loop, and hickory-server for TCP with our lookup as its request handler.
+//!
+//! [`Names`] is what all listeners answer from; its parts are whole values that are swapped. Every
+//! listener has an [`Audience`] and, if asked to, hears one device only: a node's own listener is bound
+//! to `lo`, where nothing but this host's own questions arrives, although its address is local on
+//! every interface.
+
+mod resolve;
+mod tcp;
+mod udp;
+
+pub use resolve::{Counters, Names};
+
+use ipnet::IpNet;
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, UdpSocket};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// How long a TCP client may stay silent (RFC 7766 §6.2.3).
+const TCP_IDLE: Duration = Duration::from_secs(10);
+/// How many replies wait for a slow TCP client.
+const TCP_BACKLOG: usize = 16;
+
+/// Where to listen, and for whom.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// Address and port, for UDP and TCP. It need not be there yet (`IP_FREEBIND`).
+    pub addr: SocketAddr,
+    /// The only device whose packets are heard.
+    pub device: Option<String>,
+    /// Whose view is answered.
+    pub audience: Audience,
+}
+
+/// Whose view a listener answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Audience {
+    /// This node's own.
+    Node,
+    /// The guest's: nothing of the mesh, the rest forwarded. Other sources get no reply.
+    Guests(Vec<IpNet>),
+}
+
+impl Listener {
+    /// The node's own listener on its resolver address, for questions of this host.
+    pub fn own(addr: IpAddr) -> Self {
+        Self { addr: SocketAddr::new(addr, 53), device: Some("lo".to_owned()), audience: Audience::Node }
+    }
+}
+
+/// A listener that cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen for names on {addr} ({protocol}): {source}")]
+pub struct SpawnError {
+    /// Where.
+    pub addr: SocketAddr,
+    /// `UDP` or `TCP`.
+    pub protocol: &'static str,
+    /// Why.
+    pub source: io::Error,
+}
+
+/// Listeners that answer. Dropping it closes them.
+#[derive(Debug)]
+pub struct DnsServer {
+    addrs: Vec<SocketAddr>,
+    tasks: JoinSet<()>,
+    shutdown: CancellationToken,
+}
+
+impl DnsServer {
+    /// Opens all listeners in the current network namespace and answers on them. When this returns,
+    /// they are ready.
+    ///
+    /// # Errors
+    /// When one cannot be opened; then none is.
+    pub fn spawn(listeners: &[Listener], names: Arc<Names>) -> Result<Self, SpawnError> {
+        let mut open = Vec::new();
+        for listener in listeners {
+            let (udp, tcp) = bind(listener)?;
+            open.push((listener.audience.clone(), udp, tcp));
+        }
+        let addrs: Vec<_> = open.iter().filter_map(|(_, udp, _)| udp.local_addr().ok()).collect();
+        names.listening_on(addrs.clone());
+        let shutdown = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        for (audience, udp, tcp) in open {
+            tasks.spawn(udp::serve(udp, Arc::clone(&names), audience.clone(), shutdown.clone()));
+            let mut server =
+                hickory_server::Server::new(tcp::Handler { names: Arc::clone(&names), audience });
+            server.register_listener(tcp, TCP_IDLE, TCP_BACKLOG);
+            let shutdown = shutdown.clone();
+            tasks.spawn(async move {
+                shutdown.cancelled().await;
+                if let Err(error) = server.shutdown_gracefully().await {
+                    tracing::debug!(%error, "TCP listener ended with an error");
+                }
+            });
+        }
+        Ok(Self { addrs, tasks, shutdown })
+    }
+
+    /// Where it listens, in the order given; port 0 has become a real one.
+    pub fn addrs(&self) -> &[SocketAddr] {
+        &self.addrs
+    }
+
+    /// Stops listening and waits until everything has ended.
+    pub async fn shutdown(mut self) {
+        self.shutdown.cancel();
+        while self.tasks.join_next().await.is_some() {}
+    }
+}
+
+fn bind(listener: &Listener) -> Result<(UdpSocket, TcpListener), SpawnError> {
+    let error = |protocol| move |source| SpawnError { addr: listener.addr, protocol, source };
+    let open = |kind, protocol, addr: SocketAddr| -> io::Result<Socket> {
+        let socket = Socket::new(Domain::for_address(addr), kind, Some(protocol))?;
+        if addr.is_ipv6() {
+            socket.set_only_v6(true)?;
+            socket.set_freebind_v6(true)?;
+        } else {
+            socket.set_freebind_v4(true)?;
+        }
+        if let Some(device) = &listener.device {
+            socket.bind_device(Some(device.as_bytes()))?;
+        }
+        if kind == Type::STREAM {
+            // Connections of the daemon before us may still linger.
+            socket.set_reuse_address(true)?;
+        }
+        socket.set_nonblocking(true)?;
+        socket.bind(&SockAddr::from(addr))?;
+        Ok(socket)
+    };
+    let udp = open(Type::DGRAM, Protocol::UDP, listener.addr)
+        .and_then(|s| UdpSocket::from_std(s.into()))
+        .map_err(error("UDP"))?;
+    // Port 0 (tests): TCP on the port that UDP got.
+    let addr = udp.local_addr().map_err(error("UDP"))?;
+    let tcp = open(Type::STREAM, Protocol::TCP, addr)
+        .and_then(|s| s.listen(128).map(|()| s))
+        .and_then(|s| TcpListener::from_std(s.into()))
+        .map_err(error("TCP"))?;
+    Ok((udp, tcp))
+}
+
+#[cfg(test)]
+mod tests;

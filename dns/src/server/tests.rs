@@ -1,0 +1,245 @@
+use super::*;
+use crate::forward::Upstream;
+use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
+use hickory_proto::rr::rdata::{A, CNAME, NULL};
+use hickory_proto::rr::{Name, RData, Record, RecordType};
+use meshd_proto::netmap::{DnsConfig, Entry, RecordSet, RecordType as Kind, RecordValue, SelfNode};
+use meshd_proto::{ClassId, MeshAddrs, MeshPrefixes, NetworkId, NetworkMap, NodeId};
+use std::sync::atomic::Ordering;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+fn map() -> NetworkMap {
+    let mut map = NetworkMap::empty(NetworkId::from_bytes([1; 16]));
+    let prefixes =
+        MeshPrefixes { v4: "100.71.0.0/16".parse().unwrap(), v6: "fd7a:1:2::/48".parse().unwrap() };
+    map.upsert(Entry::Me(SelfNode {
+        id: NodeId(1),
+        name: "pi".parse().unwrap(),
+        addrs: MeshAddrs { v4: [100, 71, 0, 1].into(), v6: "fd7a:1:2::1".parse().unwrap() },
+        class: ClassId(1),
+        tags: vec![],
+        prefixes,
+        approved_routes: vec![],
+        pending_routes: vec![],
+        key_expires: None,
+        map_lease: 0,
+    }));
+    map.upsert(Entry::DnsConfig(DnsConfig {
+        domain: "home.internal".parse().unwrap(),
+        search: vec![],
+        split: vec![],
+        nameservers: vec![],
+        ttl: 60,
+    }));
+    let mut record = |name: &str, kind, values| {
+        map.upsert(Entry::Record(name.parse().unwrap(), kind, RecordSet { ttl: 60, values }));
+    };
+    record("wiki.home.internal", Kind::Cname, vec![RecordValue::Name("big.example".parse().unwrap())]);
+    let many = (0..60).map(|n| RecordValue::Address([10, 0, 0, n].into())).collect();
+    record("many.home.internal", Kind::A, many);
+    map
+}
+
+/// A server on loopback as the "previous resolver": it knows `big.example`, too large for UDP, and an
+/// unknown type; it is one of ours, with records as overrides.
+struct Upper;
+
+#[async_trait::async_trait]
+impl hickory_server::server::RequestHandler for Upper {
+    async fn handle_request<
+        R: hickory_server::server::ResponseHandler,
+        T: hickory_server::net::runtime::Time,
+    >(
+        &self,
+        request: &hickory_server::server::Request,
+        mut out: R,
+    ) -> hickory_server::server::ResponseInfo {
+        let mut metadata = hickory_proto::op::Metadata::response_from_request(&request.metadata);
+        metadata.recursion_available = true;
+        let query = request.request_info().unwrap().query.original().clone();
+        let records: Vec<Record> = match query.query_type() {
+            RecordType::A => (0..90u8)
+                .map(|n| Record::from_rdata(query.name().clone(), 5, RData::A(A([203, 0, 113, n].into()))))
+                .collect(),
+            code @ RecordType::Unknown(_) => {
+                let rdata = NULL::with(vec![0xc0, 0x0c, 1, 2, 3]);
+                vec![Record::from_rdata(query.name().clone(), 5, RData::Unknown { code, rdata })]
+            }
+            _ => vec![],
+        };
+        let builder = hickory_server::zone_handler::MessageResponseBuilder::from_message_request(request);
+        out.send_response(builder.build(metadata, &records, [], [], [])).await.unwrap()
+    }
+}
+
+struct Rig {
+    server: DnsServer,
+    names: Arc<Names>,
+    _upper: hickory_server::Server<Upper>,
+}
+
+async fn rig() -> Rig {
+    let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let addr = udp.local_addr().unwrap();
+    let mut upper = hickory_server::Server::new(Upper);
+    upper.register_listener(TcpListener::bind(addr).await.unwrap(), TCP_IDLE, 16);
+    upper.register_socket(udp);
+    let names = Arc::new(Names::default());
+    names.set_map(&map());
+    names.set_upstreams(vec![Upstream { addr, mark: None }]);
+    let listener = Listener {
+        addr: "127.0.0.1:0".parse().unwrap(),
+        device: Some("lo".into()),
+        audience: Audience::Node,
+    };
+    let server = DnsServer::spawn(&[listener], Arc::clone(&names)).unwrap();
+    Rig { server, names, _upper: upper }
+}
+
+fn question(name: &str, kind: RecordType, edns: bool) -> Vec<u8> {
+    let mut message = Message::new(0x7777, MessageType::Query, OpCode::Query);
+    message.metadata.recursion_desired = true;
+    message.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
+    message.edns = edns.then(|| {
+        let mut edns = Edns::new();
+        edns.set_max_payload(1232);
+        edns
+    });
+    message.to_vec().unwrap()
+}
+
+async fn udp(server: SocketAddr, packet: &[u8]) -> Option<Message> {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    socket.connect(server).await.unwrap();
+    socket.send(packet).await.unwrap();
+    let mut buffer = [0; 4096];
+    let len = timeout(Duration::from_secs(6), socket.recv(&mut buffer)).await.ok()?.ok()?;
+    Some(Message::from_vec(&buffer[..len]).unwrap())
+}
+
+async fn tcp(server: SocketAddr, packet: &[u8]) -> Message {
+    let mut stream = TcpStream::connect(server).await.unwrap();
+    stream.write_u16(packet.len() as u16).await.unwrap();
+    stream.write_all(packet).await.unwrap();
+    let len = stream.read_u16().await.unwrap();
+    let mut reply = vec![0; usize::from(len)];
+    stream.read_exact(&mut reply).await.unwrap();
+    Message::from_vec(&reply).unwrap()
+}
+
+#[tokio::test]
+async fn mesh_names_are_answered_alike_by_udp_and_tcp() {
+    let rig = rig().await;
+    let server = rig.server.addrs()[0];
+    for edns in [false, true] {
+        let packet = question("PI.home.internal.", RecordType::A, edns);
+        for reply in [udp(server, &packet).await.unwrap(), tcp(server, &packet).await] {
+            assert_eq!(reply.answers[0].data, RData::A(A([100, 71, 0, 1].into())));
+            assert!(reply.metadata.authoritative && reply.metadata.recursion_available);
+            assert_eq!((reply.metadata.id, reply.edns.is_some()), (0x7777, edns));
+            assert_eq!(reply.queries[0].name().to_string(), "PI.home.internal.");
+        }
+        let packet = question("nobody.home.internal.", RecordType::A, edns);
+        for reply in [udp(server, &packet).await.unwrap(), tcp(server, &packet).await] {
+            assert_eq!(reply.metadata.response_code, ResponseCode::NXDomain);
+            assert_eq!(reply.authorities[0].record_type(), RecordType::SOA);
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_answer_too_large_for_udp_comes_whole_by_tcp() {
+    let rig = rig().await;
+    let server = rig.server.addrs()[0];
+    for (name, count) in [("many.home.internal.", 60), ("big.example.", 90)] {
+        let packet = question(name, RecordType::A, false);
+        let cut = udp(server, &packet).await.unwrap();
+        assert!(cut.metadata.truncation && cut.answers.len() < count, "{name}");
+        let whole = tcp(server, &packet).await;
+        assert!(!whole.metadata.truncation && whole.answers.len() == count, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn unknown_types_pass_both_ways() {
+    let rig = rig().await;
+    let packet = question("odd.example.", RecordType::Unknown(65_400), true);
+    for reply in
+        [udp(rig.server.addrs()[0], &packet).await.unwrap(), tcp(rig.server.addrs()[0], &packet).await]
+    {
+        let expected = RData::Unknown {
+            code: RecordType::Unknown(65_400),
+            rdata: NULL::with(vec![0xc0, 0x0c, 1, 2, 3]),
+        };
+        assert_eq!(reply.answers[0].data, expected);
+    }
+    assert_eq!(rig.names.counters().forwarded.load(Ordering::Relaxed), 2);
+}
+
+#[tokio::test]
+async fn an_alias_of_ours_that_leads_out_comes_with_its_whole_chain() {
+    let rig = rig().await;
+    let reply = tcp(rig.server.addrs()[0], &question("wiki.home.internal.", RecordType::A, true)).await;
+    let target: Name = "big.example.".parse().unwrap();
+    assert_eq!(reply.answers[0].data, RData::CNAME(CNAME(target.clone())));
+    assert_eq!(reply.answers.len(), 91, "the alias, and what only fits into TCP upstream");
+    assert!(reply.answers[1..].iter().all(|r| r.name == target));
+}
+
+#[tokio::test]
+async fn garbage_gets_a_format_error_or_silence_and_the_server_lives() {
+    let rig = rig().await;
+    let server = rig.server.addrs()[0];
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    for len in [0, 1, 11] {
+        socket.send_to(&vec![0; len], server).await.unwrap();
+    }
+    let reply = udp(server, &[0; 40]).await.unwrap();
+    assert_eq!(reply.metadata.response_code, ResponseCode::FormErr);
+    assert!(udp(server, &question("pi.home.internal.", RecordType::A, false)).await.is_some());
+    assert!(rig.names.counters().malformed.load(Ordering::Relaxed) >= 2);
+}
+
+#[tokio::test]
+async fn our_own_listener_is_never_asked_as_an_upstream() {
+    let rig = rig().await;
+    let server = rig.server.addrs()[0];
+    rig.names.set_upstreams(vec![Upstream { addr: server, mark: None }]);
+    let reply = udp(server, &question("www.example.", RecordType::A, false)).await.unwrap();
+    assert_eq!(reply.metadata.response_code, ResponseCode::ServFail);
+    assert_eq!(rig.names.counters().failed.load(Ordering::Relaxed), 1, "once, not in a circle");
+}
+
+#[tokio::test]
+async fn guests_are_heard_only_from_their_prefixes_and_see_no_names() {
+    let names = Arc::new(Names::default());
+    names.set_map(&map());
+    let guests = |net: &str| Listener {
+        addr: "127.0.0.1:0".parse().unwrap(),
+        device: None,
+        audience: Audience::Guests(vec![net.parse().unwrap()]),
+    };
+    let server = DnsServer::spawn(&[guests("127.0.0.0/8"), guests("172.17.0.0/16")], names).unwrap();
+    let packet = question("pi.home.internal.", RecordType::A, false);
+    let reply = udp(server.addrs()[0], &packet).await.unwrap();
+    assert_eq!(reply.metadata.response_code, ResponseCode::NXDomain);
+    let silence = timeout(Duration::from_millis(200), udp(server.addrs()[1], &packet)).await;
+    assert!(silence.is_err(), "a source that nobody opened the listener for");
+    assert_eq!(tcp(server.addrs()[1], &packet).await.metadata.response_code, ResponseCode::Refused);
+    server.shutdown().await;
+}
+
+#[tokio::test]
+async fn shutdown_frees_the_ports_and_a_taken_port_is_a_named_error() {
+    let rig = rig().await;
+    let addr = rig.server.addrs()[0];
+    let again = || Listener { addr, device: None, audience: Audience::Node };
+    let error = DnsServer::spawn(&[again()], Arc::clone(&rig.names)).unwrap_err();
+    assert!(error.to_string().starts_with(&format!("cannot listen for names on {addr} (UDP)")), "{error}");
+    rig.server.shutdown().await;
+    let second = DnsServer::spawn(&[again()], Arc::clone(&rig.names)).unwrap();
+    assert!(udp(addr, &question("pi.home.internal.", RecordType::A, false)).await.is_some());
+    second.shutdown().await;
+}

@@ -1,0 +1,193 @@
+//! What one asker may see: an immutable value made from a node's own, pruned map.
+//!
+//! Names in a view:
+//! - `<node>.<mesh>.internal` for the node itself and each peer of its map, with PTR records for all
+//!   their addresses; the reverse zones of the mesh's ranges are ours as a whole;
+//! - what an admin set, inside the mesh's domain or outside it. A record outside answers for exactly
+//!   that name (or wildcard); its neighbours are forwarded as before. A node's name cannot be taken
+//!   over by a record: addresses and aliases on a node's name are left out;
+//! - a bare `pi.`, for addresses only, when that is a name directly under the mesh's domain: a host
+//!   whose resolv.conf has no search list still finds it. Everything else of one label is forwarded,
+//!   so a node called `com` does not hide the top-level domain from anybody who asks for its NS or DS.
+//!
+//! Not here: names that this asker may not see. They are NXDOMAIN, as if they did not exist.
+
+mod build;
+mod reverse;
+
+use crate::answer::Answer;
+use crate::lookup::{Found, lookup};
+use crate::zone::Zone;
+use hickory_proto::op::ResponseCode;
+use hickory_proto::rr::{DNSClass, LowerName, Name, Record, RecordType};
+use meshd_proto::DnsName;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// Most aliases followed for one question; a longer chain is a loop.
+pub const MAX_ALIASES: usize = 8;
+
+/// What one asker may see.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    domain: Option<LowerName>,
+    /// The mesh's zone and its reverse zones, by origin.
+    zones: HashMap<LowerName, Zone>,
+    /// Records outside the mesh's domain: a name without data here is not ours.
+    overrides: Option<Zone>,
+    /// Per-domain upstreams.
+    split: HashMap<LowerName, Arc<[SocketAddr]>>,
+    /// Upstreams for everything else; empty: the host's own.
+    nameservers: Arc<[SocketAddr]>,
+    search: Vec<DnsName>,
+}
+
+/// What happens to a question.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Answered here.
+    Answer(Answer),
+    /// Answered here up to an alias that leads out: ask `route` for `target`, put `records` in front.
+    Chase {
+        /// The aliases followed so far.
+        records: Vec<Record>,
+        /// What to ask for.
+        target: LowerName,
+        /// Whom.
+        route: Route,
+    },
+    /// Sent on as it is.
+    Forward(Route),
+}
+
+/// Which upstream resolvers a question goes to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// Those the host used before us.
+    Host,
+    /// Those the mesh names.
+    Mesh(Arc<[SocketAddr]>),
+}
+
+impl View {
+    /// The mesh's domain, once the map has it.
+    pub const fn domain(&self) -> Option<&LowerName> {
+        self.domain.as_ref()
+    }
+
+    /// Search domains for the host, the mesh's own first.
+    pub fn search(&self) -> &[DnsName] {
+        &self.search
+    }
+
+    /// The zone that `name` lies in, if it is one of ours.
+    pub fn zone_of(&self, name: &LowerName) -> Option<&Zone> {
+        let mut at = name.clone();
+        loop {
+            if let Some(zone) = self.zones.get(&at) {
+                return Some(zone);
+            }
+            if at.is_root() {
+                return None;
+            }
+            at = at.base_name();
+        }
+    }
+
+    /// What happens to a question.
+    pub fn decide(&self, name: &LowerName, kind: RecordType, class: DNSClass) -> Decision {
+        let transfer = matches!(kind, RecordType::AXFR | RecordType::IXFR);
+        if (class != DNSClass::IN || transfer) && self.zone_of(name).is_some() {
+            return Decision::Answer(Answer::code(ResponseCode::Refused));
+        }
+        let mut records = Vec::new();
+        let mut at = name.clone();
+        for _ in 0..=MAX_ALIASES {
+            let Some((soa, found)) = self.find(&at, kind, class) else {
+                let route = self.route(&at);
+                return match records.is_empty() {
+                    true => Decision::Forward(route),
+                    false => Decision::Chase { records, target: at, route },
+                };
+            };
+            let (code, authority) = match found {
+                Found::Alias { record, target } => {
+                    records.push(*record);
+                    at = target;
+                    continue;
+                }
+                Found::Data(data) => {
+                    records.extend(data);
+                    (ResponseCode::NoError, Vec::new())
+                }
+                Found::NoData | Found::Empty => (ResponseCode::NoError, vec![soa]),
+                // Behind aliases too: the code is about the last name (RFC 6604 §2).
+                Found::NoName => (ResponseCode::NXDomain, vec![soa]),
+            };
+            return Decision::Answer(Answer { code, authoritative: true, records, authority });
+        }
+        Decision::Answer(Answer { records, ..Answer::code(ResponseCode::ServFail) })
+    }
+
+    /// What we know of a name, with the SOA that stands under a "no"; `None`: not ours, forward it.
+    fn find(&self, name: &LowerName, kind: RecordType, class: DNSClass) -> Option<(Record, Found)> {
+        if class != DNSClass::IN {
+            return None;
+        }
+        if let Some(zone) = self.zone_of(name) {
+            return Some((zone.soa().clone(), lookup(zone, name, kind)));
+        }
+        if let Some(known) = self.bare(name, kind) {
+            return Some(known);
+        }
+        let overrides = self.overrides.as_ref()?;
+        match lookup(overrides, name, kind) {
+            Found::NoName | Found::Empty => None,
+            // "No data" here keeps a name that an admin gave a private address from being looked up
+            // outside for its other types. The name is its own little zone.
+            found => Some((renamed(overrides.soa().clone(), name), found)),
+        }
+    }
+
+    /// A name of one label that stands directly under the mesh's domain, asked for its addresses.
+    fn bare(&self, name: &LowerName, kind: RecordType) -> Option<(Record, Found)> {
+        if name.num_labels() != 1 || !matches!(kind, RecordType::A | RecordType::AAAA) || name.is_wildcard() {
+            return None;
+        }
+        let domain = self.domain.as_ref()?;
+        let zone = self.zones.get(domain)?;
+        let full = Name::from(name).append_domain(domain).ok().map(LowerName::from)?;
+        zone.sets(&full)?;
+        let here = |record| renamed(record, name);
+        let found = match lookup(zone, &full, kind) {
+            Found::Data(records) => Found::Data(records.into_iter().map(here).collect()),
+            Found::Alias { record, target } => Found::Alias { record: Box::new(here(*record)), target },
+            other => other,
+        };
+        Some((here(zone.soa().clone()), found))
+    }
+
+    /// The upstreams of the longest matching domain.
+    fn route(&self, name: &LowerName) -> Route {
+        let mut at = name.clone();
+        while !self.split.is_empty() {
+            if let Some(upstreams) = self.split.get(&at) {
+                return Route::Mesh(Arc::clone(upstreams));
+            }
+            if at.is_root() {
+                break;
+            }
+            at = at.base_name();
+        }
+        if self.nameservers.is_empty() { Route::Host } else { Route::Mesh(Arc::clone(&self.nameservers)) }
+    }
+}
+
+fn renamed(mut record: Record, name: &LowerName) -> Record {
+    record.name = Name::from(name);
+    record
+}
+
+#[cfg(test)]
+mod tests;
