@@ -13,18 +13,33 @@ impl MapDigest {
     /// The digest of the empty set.
     pub const EMPTY: Self = Self([0; 4]);
 
-    /// Adds one encoded entry to the set.
-    pub fn add(&mut self, entry: &[u8]) {
-        for (lane, h) in self.0.iter_mut().zip(lanes(entry)) {
+    /// The digest of the set with this one encoded entry.
+    pub fn of(entry: &[u8]) -> Self {
+        Self(lanes(entry))
+    }
+
+    /// Adds the entries of another set, which shares none with this one.
+    pub fn join(&mut self, other: Self) {
+        for (lane, h) in self.0.iter_mut().zip(other.0) {
             *lane = lane.wrapping_add(h);
         }
     }
 
-    /// Removes one encoded entry from the set.
-    pub fn remove(&mut self, entry: &[u8]) {
-        for (lane, h) in self.0.iter_mut().zip(lanes(entry)) {
+    /// Removes the entries of another set, all of which this one holds.
+    pub fn part(&mut self, other: Self) {
+        for (lane, h) in self.0.iter_mut().zip(other.0) {
             *lane = lane.wrapping_sub(h);
         }
+    }
+
+    /// Adds one encoded entry to the set.
+    pub fn add(&mut self, entry: &[u8]) {
+        self.join(Self::of(entry));
+    }
+
+    /// Removes one encoded entry from the set.
+    pub fn remove(&mut self, entry: &[u8]) {
+        self.part(Self::of(entry));
     }
 
     /// The 32 bytes on the wire: four little-endian lanes.
