@@ -1,0 +1,58 @@
+//! NATs and firewalls of home routers as nftables rules (mapping and filtering as in RFC 4787).
+
+/// What a router does to traffic between its LAN (`lan`) and its uplink (`wan`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Nat {
+    /// Plain routing: the internet knows the LAN's addresses.
+    None,
+    /// What most homes have: endpoint-independent mapping with the port kept, filtering by address
+    /// and port.
+    Home,
+    /// A new outside port for every destination, filtering by address and port.
+    Symmetric,
+    /// Endpoint-independent mapping and filtering: once mapped, anyone may send.
+    FullCone,
+    /// As [`Nat::Home`], and no UDP but DNS leaves.
+    UdpBlocked,
+}
+
+impl Nat {
+    /// The rules of this NAT for one router.
+    pub(crate) fn rules(self) -> String {
+        let nat = match self {
+            Nat::None => return String::new(),
+            Nat::Home | Nat::UdpBlocked => {
+                "chain after { type nat hook postrouting priority srcnat; oifname \"wan\" masquerade; }"
+            }
+            Nat::Symmetric => {
+                "chain after { type nat hook postrouting priority srcnat; \
+                 oifname \"wan\" masquerade random,fully-random; }"
+            }
+            Nat::FullCone => {
+                "map cone { type inet_service : ipv4_addr . inet_service; flags dynamic,timeout; timeout 300s; }\n\
+                 chain before { type nat hook prerouting priority dstnat; \
+                 iifname \"wan\" meta l4proto udp dnat to udp dport map @cone; }\n\
+                 chain after { type nat hook postrouting priority srcnat; \
+                 oifname \"wan\" meta l4proto udp update @cone { udp sport timeout 300s : ip saddr . udp sport }; \
+                 oifname \"wan\" masquerade; }"
+            }
+        };
+        let mapped = if self == Nat::FullCone { "ct status dnat accept;" } else { "" };
+        let udp = if self == Nat::UdpBlocked {
+            "oifname \"wan\" meta l4proto udp udp dport != 53 drop;"
+        } else {
+            ""
+        };
+        format!(
+            "table ip lab {{\n{nat}\n\
+             chain input {{ type filter hook input priority filter; iifname \"wan\" ct state established,related accept; \
+             iifname \"wan\" drop; }}\n\
+             chain forward {{ type filter hook forward priority filter; {udp} \
+             iifname \"wan\" ct state established,related accept; iifname \"wan\" {mapped} iifname \"wan\" drop; }}\n}}\n\
+             table ip6 lab {{\n\
+             chain forward {{ type filter hook forward priority filter; {udp} \
+             iifname \"wan\" ct state established,related accept; iifname \"wan\" drop; }}\n}}\n"
+        )
+        .replace("iifname \"wan\"  iifname", "iifname")
+    }
+}
