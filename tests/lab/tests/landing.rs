@@ -1,0 +1,91 @@
+//! The main job: a mesh in a minute, a LAN behind a Pi, by the commands that a person types.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use meshd_lab::mesh::{SmallInternet, fetch, mesh_address, peer, ping_until, status, wait_direct};
+use meshd_lab::{Transport, WireGuard};
+
+const MIB: usize = 1 << 20;
+
+#[test]
+fn two_nodes_behind_home_nats_ping_each_other_by_name() -> Result<()> {
+    let net = SmallInternet::new("landing")?;
+    let mut coordinator = net.join_all()?;
+    let capturing = net.home.host.capture("wan")?;
+
+    // By name, through a tunnel that is direct in the end, and both nodes say so.
+    ping_until(&net.laptop, "pi", Duration::from_secs(10))?;
+    ping_until(&net.pi, "laptop", Duration::from_secs(10))?;
+    wait_direct(&net.laptop, "pi")?;
+    wait_direct(&net.pi, "laptop")?;
+    let pong = net.laptop.run("meshd", ["ping", "pi"])?.success()?;
+    assert!(pong.stdout.contains("direct"), "{}", pong.stdout);
+
+    // The LAN behind the Pi, by address and by name.
+    let body = net.serve_random(MIB)?;
+    assert_eq!(fetch(&net.laptop, &format!("http://{}/", net.nas4))?, body);
+    assert_eq!(fetch(&net.laptop, "http://nas.home.internal/")?, body);
+
+    // On the wire between the homes: WireGuard and nothing else that we did not ask for.
+    let capture = capturing.finish()?;
+    let (home, away) = (net.home.wan4.into(), net.away.wan4.into());
+    let data = capture.count(|p| p.is_between(home, away) && p.wireguard() == Some(WireGuard::Data));
+    assert!(data > 2 * MIB / 1500, "{data} data messages carried two fetches");
+    let pieces: Vec<&[u8]> = body.chunks(4096).map(|chunk| &chunk[..16]).collect();
+    assert_eq!(capture.count(|p| p.holds(&pieces) || p.holds(&[b"HTTP/1.1", b"nas.home"])), 0);
+    let strangers = capture.count(|p| {
+        p.transport != Transport::NotIp && p.touches(home) && !p.touches(away) && !p.touches(net.vps4.into())
+    });
+    assert_eq!(strangers, 0, "the Pi's home talks to somebody else");
+
+    // Nobody needs the coordinator or the relay to go on.
+    coordinator.kill()?;
+    let body = net.serve_random(MIB)?;
+    assert_eq!(fetch(&net.laptop, "http://nas.home.internal/")?, body);
+    Ok(())
+}
+
+#[test]
+fn from_up_to_the_first_reply_by_name_takes_about_a_second() -> Result<()> {
+    let net = SmallInternet::new("start")?;
+    let coordinator = net.coordinator()?;
+    let token = coordinator.token()?;
+    meshd_lab::mesh::up(&net.pi, &[&token])?;
+    let began = meshd_lab::now();
+    meshd_lab::mesh::up(&net.laptop, &[&token])?;
+    let joined = meshd_lab::now() - began;
+    ping_until(&net.laptop, "pi", Duration::from_secs(10))?;
+    let took = meshd_lab::now() - began;
+    println!("meshd up: {joined:?}; first reply by name after {took:?}");
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    Ok(())
+}
+
+#[test]
+fn a_route_that_nobody_approved_carries_nothing() -> Result<()> {
+    let net = SmallInternet::new("pending")?;
+    let coordinator = net.coordinator()?;
+    let token = coordinator.token()?;
+    let said = meshd_lab::mesh::up(&net.pi, &[&token, "--advertise-routes=192.168.1.0/24"])?;
+    assert!(format!("{}{}", said.stdout, said.stderr).contains("approve"), "{said:?}");
+    meshd_lab::mesh::up(&net.laptop, &[&token])?;
+    ping_until(&net.laptop, "pi", Duration::from_secs(10))?;
+    assert_eq!(status(&net.pi)?["self"]["pending_routes"][0], "192.168.1.0/24");
+    let arriving = net.nas.capture("eth0")?;
+    net.laptop.run("ping", ["-c", "3", "-i", "0.3", "-W", "1", &net.nas4.to_string()])?.failure()?;
+    let laptop = mesh_address(&net.laptop)?;
+    let pi_lan = "192.168.1.11".parse()?;
+    let capture = arriving.finish()?;
+    assert_eq!(capture.count(|p| p.transport == Transport::Icmp && p.touches(net.nas4.into())), 0);
+    assert_eq!(
+        capture.count(|p| p.touches(laptop.into()) || p.transport == Transport::Icmp && p.touches(pi_lan)),
+        0
+    );
+
+    // Approved, it works; taken back, it ends.
+    coordinator.run(&["routes", "approve", "pi", "192.168.1.0/24"])?;
+    ping_until(&net.laptop, &net.nas4.to_string(), Duration::from_secs(10))?;
+    assert_eq!(peer(&net.laptop, "pi")?["routes"][0], "192.168.1.0/24");
+    Ok(())
+}
