@@ -9,9 +9,11 @@
 //! - authorization lives in [`service`] only; callers pass an [`service::Actor`] and no flag;
 //! - time comes from [`clock`], randomness from [`entropy`], nowhere else.
 
+pub mod api;
 pub mod clock;
 pub mod control;
 pub mod entropy;
 pub mod model;
 pub mod netmap;
 pub mod service;
+pub mod store;

@@ -126,6 +126,16 @@ impl Owner {
         }
     }
 
+    /// The name by which a policy text names the owner; `None` for tagged nodes. Two people never have
+    /// the same one: a user of another issuer carries it behind the subject.
+    pub fn policy_name(&self) -> Option<String> {
+        match self {
+            Self::User { issuer, subject, .. } if issuer == Self::LOCAL_ISSUER => Some(subject.clone()),
+            Self::User { issuer, subject, .. } => Some(format!("{subject}@{issuer}")),
+            Self::Tagged => None,
+        }
+    }
+
     fn identity(&self) -> Option<(&str, &str)> {
         match self {
             Self::User { issuer, subject, .. } => Some((issuer, subject)),
@@ -158,6 +168,13 @@ pub struct ClassKey {
     pub owner: Owner,
     /// Their tags.
     pub tags: BTreeSet<Tag>,
+}
+
+impl ClassKey {
+    /// The class as the policy knows it.
+    pub fn for_policy(&self) -> meshd_policy::ClassKey {
+        meshd_policy::ClassKey { owner: self.owner.policy_name(), tags: self.tags.iter().cloned().collect() }
+    }
 }
 
 /// A member of the mesh.

@@ -1,0 +1,103 @@
+//! Status, audit, backup, metrics, health.
+
+use super::views::{AuditChain, AuditView, BackupInput, StatusView, hex};
+use super::{Api, Asker, Problem};
+use crate::clock;
+use crate::service::{Actor, Permission, Service};
+use crate::store::audit::ChainState;
+use axum::Json;
+use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::{Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+
+pub(super) async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+pub(super) async fn show(State(api): State<Api>, actor: Asker) -> Result<Json<StatusView>, Problem> {
+    Service::require(&actor, Permission::ReadStatus)?;
+    Ok(Json(status(&api.service)))
+}
+
+/// The mesh at a glance.
+pub(super) fn status(service: &Service) -> StatusView {
+    let model = service.model();
+    let mesh = &model.mesh;
+    StatusView {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        mesh: mesh.name.clone(),
+        domain: mesh.domain.clone(),
+        network: model.network.to_string(),
+        prefix_v4: mesh.prefixes.v4.to_string(),
+        prefix_v6: mesh.prefixes.v6.to_string(),
+        epoch: model.epoch.0,
+        map_version: model.version.0,
+        nodes: model.nodes.len(),
+        online: service.online_count(),
+        waiting: model.nodes.values().filter(|n| !n.admitted).count(),
+        pending_routes: model.nodes.values().map(|n| n.pending_routes().count()).sum(),
+        addresses: mesh.addresses.clone(),
+        key: mesh.key.to_string(),
+        started: service.started(),
+        map_lease: mesh.map_lease,
+    }
+}
+
+#[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Page {
+    before: Option<u64>,
+    limit: Option<u32>,
+}
+
+pub(super) async fn audit(
+    State(api): State<Api>,
+    actor: Asker,
+    page: Result<Query<Page>, QueryRejection>,
+) -> Result<Json<Vec<AuditView>>, Problem> {
+    let Query(page) = page?;
+    let entries = api.service.audit(&actor, page.before, page.limit.unwrap_or(100)).await?;
+    Ok(Json(entries.into_iter().map(AuditView::from).collect()))
+}
+
+pub(super) async fn verify_audit(State(api): State<Api>, actor: Asker) -> Result<Json<AuditChain>, Problem> {
+    Ok(Json(match api.service.verify_audit(&actor).await? {
+        ChainState::Whole { entries, head } => AuditChain { whole: true, entries, head: hex(&head) },
+        ChainState::Broken { at } => AuditChain { whole: false, entries: at - 1, head: String::new() },
+    }))
+}
+
+pub(super) async fn backup(
+    State(api): State<Api>,
+    actor: Asker,
+    input: Result<Json<BackupInput>, JsonRejection>,
+) -> Result<StatusCode, Problem> {
+    let Json(input) = input?;
+    // It writes a file of the coordinator's host: for who is root there anyway.
+    if actor.0 != Actor::LocalRoot {
+        return Err(Problem::new(StatusCode::FORBIDDEN, "a backup is written on the coordinator's host only")
+            .hint("run `meshd-coordinator backup FILE` there"));
+    }
+    api.service.backup(&actor, &input.path, clock::unix_now()).await?;
+    Ok(StatusCode::CREATED)
+}
+
+pub(super) async fn metrics(State(api): State<Api>, actor: Asker) -> Result<impl IntoResponse, Problem> {
+    Service::require(&actor, Permission::ReadStatus)?;
+    let Some(handle) = &api.metrics else {
+        return Err(Problem::new(StatusCode::NOT_FOUND, "nobody collects metrics in this process"));
+    };
+    let status = status(&api.service);
+    let gauges = [
+        ("meshd_coordinator_nodes", status.nodes),
+        ("meshd_coordinator_nodes_online", status.online),
+        ("meshd_coordinator_nodes_waiting", status.waiting),
+        ("meshd_coordinator_routes_pending", status.pending_routes),
+    ];
+    for (name, value) in gauges {
+        metrics::gauge!(name).set(f64::from(u32::try_from(value).unwrap_or(u32::MAX)));
+    }
+    metrics::gauge!("meshd_coordinator_map_version").set(status.map_version as f64);
+    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], handle.render()))
+}

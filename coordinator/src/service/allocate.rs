@@ -1,0 +1,51 @@
+//! Which mesh addresses and names a new node gets. Pure.
+
+use crate::model::Model;
+use meshd_proto::{Hostname, MeshAddrs, MeshPrefixes, NodeId};
+use std::collections::HashSet;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+/// The first hosts of both ranges are for the mesh itself: the resolver and what may come.
+const RESERVED: u32 = 256;
+
+/// Free addresses for node `id`; `None` when the IPv4 range is full.
+///
+/// The host number follows the id, which is never reused: an address comes back to another node only
+/// after all others had their turn, so that a stale address does not lead to a stranger.
+pub(super) fn addresses(model: &Model, id: NodeId) -> Option<MeshAddrs> {
+    let prefixes = &model.mesh.prefixes;
+    let taken: HashSet<Ipv4Addr> = model.nodes.values().map(|n| n.addrs.v4).collect();
+    let v4 = free_v4(prefixes, id, &taken)?;
+    // 2^64 hosts: the id fits without search.
+    let v6 = Ipv6Addr::from(u128::from(prefixes.v6.network()) | (u128::from(RESERVED) + u128::from(id.0)));
+    Some(MeshAddrs { v4, v6 })
+}
+
+fn free_v4(prefixes: &MeshPrefixes, id: NodeId, taken: &HashSet<Ipv4Addr>) -> Option<Ipv4Addr> {
+    let size = 1u64 << (32 - u32::from(prefixes.v4.prefix_len()));
+    // In a range too small for the reserve only the resolver's host and the two ends are kept free.
+    let first = if size >= 4 * u64::from(RESERVED) { u64::from(RESERVED) } else { 1 };
+    let last = size.checked_sub(2)?;
+    let hosts = last.checked_sub(first)? + 1;
+    let resolver = prefixes.resolver().v4;
+    (0..hosts)
+        .map(|step| first + (id.0.wrapping_sub(1).wrapping_add(step)) % hosts)
+        .map(|host| Ipv4Addr::from(u32::from(prefixes.v4.network()) + u32::try_from(host).unwrap_or(u32::MAX)))
+        .find(|addr| *addr != resolver && !taken.contains(addr))
+}
+
+/// The wished name, numbered when another node or a record of the mesh has it.
+pub(super) fn name(model: &Model, wish: &Hostname, me: Option<NodeId>) -> Hostname {
+    let taken: HashSet<&str> =
+        model.nodes.values().filter(|n| Some(n.id) != me).map(|n| n.name.as_str()).collect();
+    let free = |name: &Hostname| {
+        let record = model.mesh.domain.child(name).is_ok_and(|full| model.records.keys().any(|(n, _)| *n == full));
+        !record && !taken.contains(name.as_str())
+    };
+    if free(wish) {
+        return wish.clone();
+    }
+    // One more number than there are names always has a free one.
+    let numbers = 2..=u32::try_from(taken.len() + model.records.len() + 2).unwrap_or(u32::MAX);
+    numbers.map(|n| wish.numbered(n)).find(free).unwrap_or_else(|| wish.clone())
+}

@@ -1,0 +1,210 @@
+//! DNS records that an admin makes, for hosts behind subnet routers and other names of the mesh.
+
+use super::{Actor, Permission, Service, ServiceError, draft};
+use crate::model::{Model, Write};
+use crate::store::Batch;
+use meshd_proto::netmap::{RecordSet, RecordType, RecordValue};
+use meshd_proto::{DnsName, Hostname, UnixSeconds, limits};
+use std::net::IpAddr;
+
+/// Seconds that answers about a record may be cached when nobody says otherwise.
+const DEFAULT_TTL: u32 = 60;
+/// Longest TTL, RFC 2181 §8 allows more; a week is a typing mistake's bound.
+const MAX_TTL: u32 = 7 * 24 * 3600;
+/// Longest text of one TXT value (RFC 1035 §3.3).
+const MAX_TXT: usize = 255;
+
+/// A value to add to a name.
+#[derive(Clone, Debug)]
+pub struct RecordInput {
+    /// A name of the mesh's domain; a bare label means one under it.
+    pub name: String,
+    /// Which type; `None`: an address tells by itself, anything else is a name (CNAME).
+    pub kind: Option<RecordType>,
+    /// The value as text.
+    pub value: String,
+    /// Seconds to cache; `None`: as the set has it, or one minute.
+    pub ttl: Option<u32>,
+}
+
+impl Service {
+    /// Every record set, by name and type.
+    ///
+    /// # Errors
+    /// When the actor may not.
+    pub fn records(&self, actor: &Actor) -> Result<Vec<(DnsName, RecordType, RecordSet)>, ServiceError> {
+        Self::require(actor, Permission::Read)?;
+        let model = self.model();
+        Ok(model.records.iter().map(|((name, kind), set)| (name.clone(), *kind, set.clone())).collect())
+    }
+
+    /// Adds a value to a name; the name's other values stay.
+    ///
+    /// # Errors
+    /// When the actor may not, the value does not fit, the name belongs to a node, or the database fails.
+    pub async fn add_record(
+        &self,
+        actor: &Actor,
+        input: &RecordInput,
+        now: UnixSeconds,
+    ) -> Result<(DnsName, RecordType, RecordSet), ServiceError> {
+        Self::require(actor, Permission::ManageDns)?;
+        let (kind, value) = parse_value(input)?;
+        let turn = self.lock().await?;
+        let name = full_name(&turn.model, &input.name)?;
+        refuse_clash(&turn.model, &name, kind)?;
+        let mut set = turn
+            .model
+            .records
+            .get(&(name.clone(), kind))
+            .cloned()
+            .unwrap_or(RecordSet { ttl: DEFAULT_TTL, values: Vec::new() });
+        if let Some(ttl) = input.ttl {
+            if ttl > MAX_TTL {
+                return Err(ServiceError::Invalid(format!("a TTL has at most {MAX_TTL} seconds (a week)")));
+            }
+            set.ttl = ttl;
+        }
+        if kind == RecordType::Cname {
+            set.values.clear();
+        }
+        if !set.values.contains(&value) {
+            set.values.push(value);
+        }
+        if set.values.len() > limits::MAX_RECORD_VALUES {
+            return Err(ServiceError::Conflict(format!(
+                "`{name}` already has {} values, the most a name can have",
+                limits::MAX_RECORD_VALUES
+            )));
+        }
+        if turn.model.records.get(&(name.clone(), kind)) != Some(&set) {
+            let batch = Batch {
+                at: now,
+                writes: vec![Write::PutRecord(name.clone(), kind, set.clone())],
+                audit: vec![draft(actor, "record.add", &name, format_args!("{} {}", kind.as_str(), input.value))],
+                ..Batch::default()
+            };
+            turn.commit(batch).await?;
+        }
+        Ok((name, kind, set))
+    }
+
+    /// Removes a name's records: all, those of one type, or one value. Returns how many values went.
+    ///
+    /// # Errors
+    /// When the actor may not, there is no such record, or the database fails.
+    pub async fn remove_record(
+        &self,
+        actor: &Actor,
+        name: &str,
+        kind: Option<RecordType>,
+        value: Option<&str>,
+        now: UnixSeconds,
+    ) -> Result<usize, ServiceError> {
+        Self::require(actor, Permission::ManageDns)?;
+        let turn = self.lock().await?;
+        let name = full_name(&turn.model, name)?;
+        let (mut writes, mut gone) = (Vec::new(), 0);
+        for ((n, k), set) in turn.model.records.iter().filter(|((n, _), _)| *n == name) {
+            if kind.is_some_and(|wanted| wanted != *k) {
+                continue;
+            }
+            let kept: Vec<RecordValue> = match value {
+                Some(text) => set.values.iter().filter(|v| show_value(v) != text).cloned().collect(),
+                None => Vec::new(),
+            };
+            gone += set.values.len() - kept.len();
+            if kept.is_empty() {
+                writes.push(Write::DeleteRecord(n.clone(), *k));
+            } else if kept.len() < set.values.len() {
+                writes.push(Write::PutRecord(n.clone(), *k, RecordSet { ttl: set.ttl, values: kept }));
+            }
+        }
+        if gone == 0 {
+            return Err(ServiceError::NotFound {
+                what: "record",
+                name: name.to_string(),
+                hint: "; `meshd-coordinator dns list` shows them".to_owned(),
+            });
+        }
+        let audit = vec![draft(actor, "record.remove", &name, value.unwrap_or_default())];
+        turn.commit(Batch { at: now, writes, audit, ..Batch::default() }).await?;
+        Ok(gone)
+    }
+}
+
+/// A value in text form.
+pub(crate) fn show_value(value: &RecordValue) -> String {
+    match value {
+        RecordValue::Address(ip) => ip.to_string(),
+        RecordValue::Name(name) => name.to_string(),
+        RecordValue::Text(text) => text.clone(),
+    }
+}
+
+fn full_name(model: &Model, text: &str) -> Result<DnsName, ServiceError> {
+    let domain = &model.mesh.domain;
+    let name: DnsName = text.parse().map_err(|e| ServiceError::Invalid(format!("{e}")))?;
+    let name = match name.as_str().parse::<Hostname>() {
+        Ok(label) => domain.child(&label).map_err(|e| ServiceError::Invalid(e.to_string()))?,
+        Err(_) => name,
+    };
+    if !name.is_in(domain) {
+        return Err(ServiceError::Invalid(format!(
+            "`{name}` is not in the mesh's domain: use a name that ends in .{domain}"
+        )));
+    }
+    Ok(name)
+}
+
+fn parse_value(input: &RecordInput) -> Result<(RecordType, RecordValue), ServiceError> {
+    let text = input.value.trim();
+    let address = text.parse::<IpAddr>().ok();
+    let kind = input.kind.unwrap_or(match address {
+        Some(IpAddr::V4(_)) => RecordType::A,
+        Some(IpAddr::V6(_)) => RecordType::Aaaa,
+        None => RecordType::Cname,
+    });
+    let value = match (kind, address) {
+        (RecordType::A, Some(ip @ IpAddr::V4(_))) | (RecordType::Aaaa, Some(ip @ IpAddr::V6(_))) => {
+            RecordValue::Address(ip)
+        }
+        (RecordType::A, _) => return Err(ServiceError::Invalid(format!("`{text}` is no IPv4 address"))),
+        (RecordType::Aaaa, _) => return Err(ServiceError::Invalid(format!("`{text}` is no IPv6 address"))),
+        (RecordType::Cname, Some(ip)) => {
+            return Err(ServiceError::Invalid(format!("a CNAME leads to a name, and {ip} is an address")));
+        }
+        (RecordType::Cname, None) => RecordValue::Name(text.parse().map_err(|e| {
+            ServiceError::Invalid(format!("{e}; give an address, a name, or --type TXT for other text"))
+        })?),
+        (RecordType::Txt, _) if input.value.len() > MAX_TXT => {
+            return Err(ServiceError::Invalid(format!("a text has at most {MAX_TXT} bytes")));
+        }
+        (RecordType::Txt, _) => RecordValue::Text(input.value.clone()),
+    };
+    Ok((kind, value))
+}
+
+fn refuse_clash(model: &Model, name: &DnsName, kind: RecordType) -> Result<(), ServiceError> {
+    let zone = &model.mesh.domain;
+    let node = model.nodes.values().find(|n| zone.child(&n.name).is_ok_and(|full| full == *name));
+    if let Some(node) = node {
+        return Err(ServiceError::Conflict(format!(
+            "`{name}` is the name of a node: choose another name, or rename the node with `meshd-coordinator nodes rename {} NEW`",
+            node.name
+        )));
+    }
+    let mut others = model.records.keys().filter(|(n, k)| n == name && *k != kind).map(|(_, k)| *k);
+    let clash = if kind == RecordType::Cname { others.next() } else { others.find(|k| *k == RecordType::Cname) };
+    match clash {
+        // RFC 1034 §3.6.2: a CNAME stands alone.
+        Some(other) => Err(ServiceError::Conflict(format!(
+            "`{name}` already has a {} record, and a CNAME cannot stand beside others: remove one first",
+            other.as_str()
+        ))),
+        None if kind == RecordType::Cname && name == zone => {
+            Err(ServiceError::Conflict(format!("`{name}` is the zone itself and cannot be a CNAME")))
+        }
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,160 @@
+//! The audit log: who did what, each entry chained to the one before by a hash.
+//!
+//! The chain shows that no entry was changed, taken out or put in between. It cannot show that the
+//! whole log was replaced or its end cut by somebody who can write the database: note the newest hash
+//! (`audit verify` prints it) somewhere else for that.
+
+use super::{Store, StoreError, int, uint};
+use meshd_proto::{UnixSeconds, keys};
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row, SqliteConnection};
+
+/// An entry to be written.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AuditDraft {
+    /// Who did it.
+    pub actor: String,
+    /// What was done, as `thing.verb`.
+    pub action: &'static str,
+    /// To what.
+    pub subject: String,
+    /// What else matters; never a secret.
+    pub detail: String,
+}
+
+/// An entry of the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuditEntry {
+    /// Counted from 1 without gaps.
+    pub id: u64,
+    /// When.
+    pub at: UnixSeconds,
+    /// Who did it.
+    pub actor: String,
+    /// What was done.
+    pub action: String,
+    /// To what.
+    pub subject: String,
+    /// What else matters.
+    pub detail: String,
+    /// Hash over this entry and the hash before.
+    pub hash: [u8; 32],
+}
+
+/// Whether the chain holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ChainState {
+    /// Every entry fits the one before.
+    Whole {
+        /// How many entries.
+        entries: u64,
+        /// Hash of the newest; all zero for an empty log.
+        head: [u8; 32],
+    },
+    /// From this entry on something was changed, taken out or put in.
+    Broken {
+        /// The first entry that does not fit.
+        at: u64,
+    },
+}
+
+impl AuditEntry {
+    fn chained(&self, before: &[u8; 32]) -> [u8; 32] {
+        let (id, at) = (self.id.to_le_bytes(), self.at.0.to_le_bytes());
+        let parts: [&[u8]; 7] = [
+            before,
+            &id,
+            &at,
+            self.actor.as_bytes(),
+            self.action.as_bytes(),
+            self.subject.as_bytes(),
+            self.detail.as_bytes(),
+        ];
+        keys::hash("meshd audit entry", &parts)
+    }
+}
+
+pub(super) async fn append(
+    conn: &mut SqliteConnection,
+    at: UnixSeconds,
+    draft: &AuditDraft,
+) -> Result<(), StoreError> {
+    let last = sqlx::query("SELECT * FROM audit ORDER BY id DESC LIMIT 1").fetch_optional(&mut *conn).await?;
+    let last = last.map(|row| entry(&row)).transpose()?;
+    let (id, before) = last.map_or((1, [0; 32]), |e| (e.id + 1, e.hash));
+    let mut new = AuditEntry {
+        id,
+        at,
+        actor: draft.actor.clone(),
+        action: draft.action.to_owned(),
+        subject: draft.subject.clone(),
+        detail: draft.detail.clone(),
+        hash: [0; 32],
+    };
+    new.hash = new.chained(&before);
+    sqlx::query(
+        "INSERT INTO audit (id, at, actor, action, subject, detail, hash) VALUES (?, ?, ?, ?, ?, ?, ?)",
+    )
+    .bind(int(new.id))
+    .bind(int(new.at.0))
+    .bind(new.actor)
+    .bind(new.action)
+    .bind(new.subject)
+    .bind(new.detail)
+    .bind(new.hash.to_vec())
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+fn entry(row: &SqliteRow) -> Result<AuditEntry, StoreError> {
+    let hash: Vec<u8> = row.try_get("hash")?;
+    Ok(AuditEntry {
+        id: uint(row.try_get("id")?),
+        at: UnixSeconds(uint(row.try_get("at")?)),
+        actor: row.try_get("actor")?,
+        action: row.try_get("action")?,
+        subject: row.try_get("subject")?,
+        detail: row.try_get("detail")?,
+        hash: hash.try_into().unwrap_or([0; 32]),
+    })
+}
+
+impl Store {
+    /// The newest entries before id `before` (all when `None`), newest first.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn audit(&mut self, before: Option<u64>, limit: u32) -> Result<Vec<AuditEntry>, StoreError> {
+        let rows = sqlx::query("SELECT * FROM audit WHERE id < ? ORDER BY id DESC LIMIT ?")
+            .bind(before.map_or(i64::MAX, int))
+            .bind(i64::from(limit))
+            .fetch_all(&mut self.conn)
+            .await?;
+        rows.iter().map(entry).collect()
+    }
+
+    /// Walks the whole chain.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn verify_audit(&mut self) -> Result<ChainState, StoreError> {
+        let (mut head, mut entries) = ([0; 32], 0);
+        loop {
+            let rows = sqlx::query("SELECT * FROM audit WHERE id > ? ORDER BY id LIMIT 1000")
+                .bind(int(entries))
+                .fetch_all(&mut self.conn)
+                .await?;
+            if rows.is_empty() {
+                return Ok(ChainState::Whole { entries, head });
+            }
+            for row in &rows {
+                let entry = entry(row)?;
+                if entry.id != entries + 1 || entry.chained(&head) != entry.hash {
+                    return Ok(ChainState::Broken { at: entries + 1 });
+                }
+                (head, entries) = (entry.hash, entry.id);
+            }
+        }
+    }
+}
