@@ -14,9 +14,7 @@
 //!   `0.0.0.0/0` or `::/0`;
 //! - compiling costs O(terms · log), never sources × destinations.
 
-mod index;
-
-use index::{PortIndex, PrefixIndex, first_common};
+use crate::index::{self, PortIndex, PrefixIndex, first_common};
 use meshd_proto::addr::is_public_unicast;
 use meshd_proto::netmap::{FilterRule, RuleSource, TargetAddr};
 use meshd_proto::{ClassId, MeshAddrs, MeshPrefixes, NetworkMap, RuleId};

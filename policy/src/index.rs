@@ -1,4 +1,4 @@
-//! The indexes of a filter: prefixes by length, ports by a segment tree, sorted lists of places.
+//! The indexes of filters and policies: prefixes by length, ports by a segment tree, sorted lists of places.
 //!
 //! They hold places (positions in the order of rules), pushed in ascending order, so every list is
 //! sorted without sorting.
@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 /// Adds `place` to a list that grows in ascending order, once.
-pub(super) fn push(list: &mut Vec<u32>, place: u32) {
+pub(crate) fn push(list: &mut Vec<u32>, place: u32) {
     if list.last() != Some(&place) {
         list.push(place);
     }
@@ -17,7 +17,7 @@ pub(super) fn push(list: &mut Vec<u32>, place: u32) {
 
 /// The lowest value below `best` that both sorted lists hold, else `best`. Gallops: the cost is
 /// about the shorter list times the logarithm of the gaps in the longer one.
-pub(super) fn first_common(mut a: &[u32], mut b: &[u32], best: u32) -> u32 {
+pub(crate) fn first_common(mut a: &[u32], mut b: &[u32], best: u32) -> u32 {
     while let (Some(&x), Some(&y)) = (a.first(), b.first()) {
         if x.max(y) >= best {
             return best;
@@ -47,7 +47,7 @@ fn skip_below(list: &[u32], floor: u32) -> &[u32] {
 /// Values by prefix, and all values whose prefix covers an address. A lookup costs one probe for each
 /// prefix length in use.
 #[derive(Clone, Debug)]
-pub(super) struct PrefixIndex<T> {
+pub(crate) struct PrefixIndex<T> {
     lengths_v4: BTreeSet<u8>,
     lengths_v6: BTreeSet<u8>,
     values: BTreeMap<Prefix, T>,
@@ -61,32 +61,42 @@ impl<T> Default for PrefixIndex<T> {
 
 impl<T: Default> PrefixIndex<T> {
     /// The value of exactly `prefix`, made when it is not there.
-    pub(super) fn entry(&mut self, prefix: Prefix) -> &mut T {
+    pub(crate) fn entry(&mut self, prefix: Prefix) -> &mut T {
         let lengths = if prefix.net().addr().is_ipv4() { &mut self.lengths_v4 } else { &mut self.lengths_v6 };
         lengths.insert(prefix.net().prefix_len());
         self.values.entry(prefix).or_default()
     }
 
     /// Length and value of every prefix that covers `ip`, longest first.
-    pub(super) fn covering(&self, ip: IpAddr) -> impl Iterator<Item = (u8, &T)> {
+    pub(crate) fn covering(&self, ip: IpAddr) -> impl Iterator<Item = (u8, &T)> {
         let lengths = if ip.is_ipv4() { &self.lengths_v4 } else { &self.lengths_v6 };
         lengths.iter().rev().filter_map(move |&length| {
             let prefix = Prefix::new(IpNet::new(ip, length).ok()?.trunc()).ok()?;
             Some((length, self.values.get(&prefix)?))
         })
     }
+
+    /// The values of all prefixes that share an address with `prefix`.
+    pub(crate) fn overlapping(&self, prefix: Prefix) -> impl Iterator<Item = &T> {
+        let net = prefix.net();
+        let shorter = self.covering(net.network()).filter(move |(length, _)| *length < net.prefix_len());
+        // Prefixes are ordered by address, then length.
+        let inside = self.values.range(prefix..=Prefix::host(net.broadcast()));
+        let inside = inside.filter(move |(p, _)| net.contains(&p.net())).map(|(_, value)| value);
+        shorter.map(|(_, value)| value).chain(inside)
+    }
 }
 
 /// Rules by protocol and destination port.
 #[derive(Clone, Debug, Default)]
-pub(super) struct PortIndex {
+pub(crate) struct PortIndex {
     any_protocol: PortTree,
     by_protocol: BTreeMap<u8, PortTree>,
 }
 
 impl PortIndex {
     /// Files a rule. A range that ends before it begins holds nothing.
-    pub(super) fn insert(&mut self, protocol: Option<u8>, first: u16, last: u16, place: u32) {
+    pub(crate) fn insert(&mut self, protocol: Option<u8>, first: u16, last: u16, place: u32) {
         let tree = match protocol {
             None => &mut self.any_protocol,
             Some(protocol) => self.by_protocol.entry(protocol).or_default(),
@@ -96,7 +106,7 @@ impl PortIndex {
 
     /// Visits the lists of rules that cover the protocol and port. Protocols without ports are
     /// covered by rules for all ports only.
-    pub(super) fn for_each_list<'a>(&'a self, protocol: u8, port: u16, visit: &mut impl FnMut(&'a [u32])) {
+    pub(crate) fn for_each_list<'a>(&'a self, protocol: u8, port: u16, visit: &mut impl FnMut(&'a [u32])) {
         for tree in [Some(&self.any_protocol), self.by_protocol.get(&protocol)].into_iter().flatten() {
             if has_ports(protocol) {
                 tree.for_each_list(port, visit);
