@@ -191,6 +191,11 @@ impl AttachKeys {
         Some(Self { shared: mine.diffie_hellman(theirs.as_bytes())?, cookie })
     }
 
+    /// The cookie they are bound to.
+    pub const fn cookie(&self) -> Cookie {
+        self.cookie
+    }
+
     /// The node's proof over its permit.
     pub fn node_proof(&self, permit: &SignedPermit) -> Proof {
         Proof(head(&self.shared.mac("meshd relay attach v1", &[&self.cookie.0, permit.as_bytes()])))

@@ -1,0 +1,315 @@
+//! Sockets around the relay's core: one task owns the core and all sockets, and answers commands.
+//!
+//! A datagram is forwarded at once from the buffer it came in; where the outgoing socket would block it is
+//! dropped and counted, so nothing waits here longer than the kernel's send buffer. Runs of datagrams
+//! between the same two nodes go in one system call (GRO in, GSO out).
+//!
+//! It never forks tasks of its own beside that one, and the task ends with its handle.
+
+mod socket;
+
+use crate::clock;
+use crate::forwarder::{Counters, DropReason, Forward, Local, RelayLimits, RelayServer};
+use meshd_proto::{Endpoint, NetworkId, NodeKey, NodeSecret, VerifyingKey};
+use socket::{Received, RelaySocket};
+use std::io;
+use std::net::SocketAddr;
+use std::ops::ControlFlow;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+
+/// Receive calls per socket before the others, timers and commands get their turn.
+const TURN: usize = 8;
+/// Most addresses one relay listens on.
+pub const MAX_LISTEN: usize = 64;
+
+/// How to run a relay.
+#[derive(Debug)]
+pub struct RelayConfig {
+    /// Addresses for relaying and STUN. A wildcard IPv6 address is skipped, with a warning, on a host
+    /// without IPv6.
+    pub listen: Vec<SocketAddr>,
+    /// A second port on the same addresses that answers STUN only; `None`: none. Port 0 picks one.
+    pub alt_port: Option<u16>,
+    /// The relay's key, which the network map names.
+    pub key: NodeSecret,
+    /// The network it serves.
+    pub network: NetworkId,
+    /// Who signs permits: the coordinator's key, and its successor during a rotation.
+    pub permit_keys: Vec<VerifyingKey>,
+    /// Bounds.
+    pub limits: RelayLimits,
+}
+
+/// Why a relay cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum RelayError {
+    /// An address is taken or not ours.
+    #[error("the relay cannot listen on UDP {addr}: {source}; choose another port or stop what uses it")]
+    Bind {
+        /// The address.
+        addr: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Nothing to listen on, or more than [`MAX_LISTEN`].
+    #[error("the relay needs between 1 and {MAX_LISTEN} addresses to listen on")]
+    Addresses,
+    /// No random numbers.
+    #[error("the system gives no random numbers")]
+    Entropy,
+}
+
+/// A running relay. Dropping it stops the relay without a word to its clients; see
+/// [`RelayHandle::shutdown`].
+#[derive(Debug)]
+pub struct RelayHandle {
+    commands: mpsc::Sender<Command>,
+    task: JoinSet<()>,
+    public: NodeKey,
+    addrs: Vec<SocketAddr>,
+    alt_addrs: Vec<SocketAddr>,
+}
+
+/// Sends commands to a running relay; cheap to clone and to keep elsewhere.
+#[derive(Clone, Debug)]
+pub struct RelayControl(mpsc::Sender<Command>);
+
+#[derive(Debug)]
+enum Command {
+    Revoke(NodeKey),
+    Reinstate(NodeKey),
+    SetPermitKeys(Vec<VerifyingKey>),
+    Counters(oneshot::Sender<Counters>),
+    Stop(oneshot::Sender<Counters>),
+}
+
+impl RelayHandle {
+    /// Binds the sockets and starts the relay. Needs a tokio runtime around it.
+    ///
+    /// # Errors
+    /// When no address can be bound.
+    pub fn spawn(config: RelayConfig) -> Result<Self, RelayError> {
+        let mut seed = [0; 32];
+        getrandom::fill(&mut seed).map_err(|_| RelayError::Entropy)?;
+        let mut sockets = Vec::new();
+        for addr in &config.listen {
+            sockets.extend(open(*addr, false)?);
+        }
+        if sockets.is_empty() || config.listen.len() > MAX_LISTEN {
+            return Err(RelayError::Addresses);
+        }
+        if let Some(port) = config.alt_port {
+            for addr in &config.listen {
+                sockets.extend(open(SocketAddr::new(addr.ip(), port), true)?);
+            }
+        }
+        let addrs_of = |alt| sockets.iter().filter(|s| s.stun_only == alt).map(|s| s.addr).collect();
+        let (addrs, alt_addrs) = (addrs_of(false), addrs_of(true));
+        let public = config.key.public();
+        let server = RelayServer::new(
+            config.network,
+            config.permit_keys,
+            config.key,
+            config.limits,
+            seed,
+            clock::now(),
+        );
+        let (commands, receiver) = mpsc::channel(64);
+        let mut task = JoinSet::new();
+        task.spawn(serve(server, sockets, receiver));
+        Ok(Self { commands, task, public, addrs, alt_addrs })
+    }
+
+    /// The relay's public key.
+    pub const fn public_key(&self) -> NodeKey {
+        self.public
+    }
+
+    /// Where it listens, with the ports that were picked.
+    pub fn addrs(&self) -> &[SocketAddr] {
+        &self.addrs
+    }
+
+    /// Where it answers STUN only.
+    pub fn alt_addrs(&self) -> &[SocketAddr] {
+        &self.alt_addrs
+    }
+
+    /// For who revokes nodes or reads counters elsewhere.
+    pub fn control(&self) -> RelayControl {
+        RelayControl(self.commands.clone())
+    }
+
+    /// Detaches a node key at once and admits it no more.
+    pub async fn revoke(&self, node: NodeKey) {
+        self.control().revoke(node).await;
+    }
+
+    /// What the relay did so far.
+    pub async fn counters(&self) -> Counters {
+        self.control().counters().await
+    }
+
+    /// Tells every client that the relay stops, closes the sockets, and says what was done in all.
+    pub async fn shutdown(mut self) -> Counters {
+        let (reply, answer) = oneshot::channel();
+        let sent = self.commands.send(Command::Stop(reply)).await;
+        let counters = if sent.is_ok() { answer.await.unwrap_or_default() } else { Counters::default() };
+        while self.task.join_next().await.is_some() {}
+        counters
+    }
+}
+
+impl RelayControl {
+    /// Detaches a node key at once and admits it no more.
+    pub async fn revoke(&self, node: NodeKey) {
+        self.send(Command::Revoke(node)).await;
+    }
+
+    /// Takes a revocation back, for a node that registered again with its old key.
+    pub async fn reinstate(&self, node: NodeKey) {
+        self.send(Command::Reinstate(node)).await;
+    }
+
+    /// Replaces the keys that permits may be signed with.
+    pub async fn set_permit_keys(&self, keys: Vec<VerifyingKey>) {
+        self.send(Command::SetPermitKeys(keys)).await;
+    }
+
+    /// What the relay did so far; zeros when it has stopped.
+    pub async fn counters(&self) -> Counters {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Counters(reply)).await;
+        answer.await.unwrap_or_default()
+    }
+
+    /// A relay that has stopped serves nobody, so a command that it no longer hears is carried out.
+    async fn send(&self, command: Command) {
+        if self.0.send(command).await.is_err() {
+            tracing::debug!("the relay has stopped");
+        }
+    }
+}
+
+fn open(addr: SocketAddr, stun_only: bool) -> Result<Option<RelaySocket>, RelayError> {
+    match RelaySocket::bind(addr, stun_only) {
+        Ok(socket) => Ok(Some(socket)),
+        Err(e) if addr.is_ipv6() && addr.ip().is_unspecified() && socket::lacks_family(&e) => {
+            tracing::warn!(%addr, "this host has no IPv6: the relay serves IPv4 only");
+            Ok(None)
+        }
+        Err(source) => Err(RelayError::Bind { addr, source }),
+    }
+}
+
+async fn serve(mut server: RelayServer, sockets: Vec<RelaySocket>, mut commands: mpsc::Receiver<Command>) {
+    let mut buffers = socket::Buffers::new();
+    let mut turn = 0;
+    loop {
+        let wake = tokio::time::Instant::from_std(server.poll_timeout());
+        tokio::select! {
+            biased;
+            command = commands.recv() => {
+                let Some(command) = command else { return };
+                if obey(&mut server, &sockets, command).is_break() {
+                    return;
+                }
+            }
+            () = tokio::time::sleep_until(wake) => server.handle_timeout(clock::wall(), clock::now()),
+            ready = socket::any_readable(&sockets, turn) => {
+                turn = ready + 1;
+                for _ in 0..TURN {
+                    if !receive(&mut server, &sockets, ready, &mut buffers) {
+                        break;
+                    }
+                }
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+}
+
+fn obey(server: &mut RelayServer, sockets: &[RelaySocket], command: Command) -> ControlFlow<()> {
+    match command {
+        Command::Revoke(node) => server.revoke(node, clock::wall()),
+        Command::Reinstate(node) => server.reinstate(&node),
+        Command::SetPermitKeys(keys) => server.set_permit_keys(keys),
+        // The asker may have gone; then nobody wants the answer.
+        Command::Counters(reply) => _ = reply.send(server.counters()),
+        Command::Stop(reply) => {
+            let counters = server.counters();
+            server.stop();
+            send_answers(server, sockets);
+            _ = reply.send(counters);
+            return ControlFlow::Break(());
+        }
+    }
+    ControlFlow::Continue(())
+}
+
+/// One receive call and all that it leads to. False when there was nothing more.
+fn receive(
+    server: &mut RelayServer,
+    sockets: &[RelaySocket],
+    index: usize,
+    buffers: &mut socket::Buffers,
+) -> bool {
+    let Some(socket) = sockets.get(index) else { return false };
+    let Ok(count) = socket.receive(buffers) else { return false };
+    let (wall, now) = (clock::wall(), clock::now());
+    for slot in 0..count {
+        let Some(Received { from, local_ip, bytes, stride }) = buffers.slot(slot) else { continue };
+        let local = Local { socket: index as u8, ip: local_ip };
+        let from = Endpoint::canonical(from);
+        if socket.stun_only {
+            bytes.chunks(stride).for_each(|datagram| server.handle_stun(local, from, datagram));
+        } else {
+            // Neighbours in the buffer that go the same way leave together.
+            let mut run: Option<(Forward, std::ops::Range<usize>)> = None;
+            let mut at = 0;
+            while at < bytes.len() {
+                let end = (at + stride).min(bytes.len());
+                let forward = server.handle_datagram(local, from, &mut bytes[at..end], wall, now);
+                run = match (run, forward) {
+                    (Some((to, span)), Some(next)) if to == next => Some((to, span.start..end)),
+                    (previous, next) => {
+                        if let Some((to, span)) = previous {
+                            send_run(server, sockets, to, &bytes[span], stride);
+                        }
+                        next.map(|to| (to, at..end))
+                    }
+                };
+                at = end;
+            }
+            if let Some((to, span)) = run {
+                send_run(server, sockets, to, &bytes[span], stride);
+            }
+        }
+        send_answers(server, sockets);
+    }
+    count > 0
+}
+
+fn send_run(server: &mut RelayServer, sockets: &[RelaySocket], to: Forward, run: &[u8], stride: usize) {
+    let Some(socket) = sockets.get(usize::from(to.from.socket)) else { return };
+    for part in run.chunks(stride * socket.max_segments(stride)) {
+        if let Err(e) = socket.send(to.to, to.from.ip, part, stride) {
+            server.note_unsent(unsent(&e), part.len().div_ceil(stride) as u64);
+        }
+    }
+}
+
+fn send_answers(server: &mut RelayServer, sockets: &[RelaySocket]) {
+    while let Some(transmit) = server.poll_transmit() {
+        let Some(socket) = sockets.get(usize::from(transmit.from.socket)) else { continue };
+        let len = transmit.payload.len();
+        if let Err(e) = socket.send(transmit.to, transmit.from.ip, &transmit.payload, len) {
+            server.note_unsent(unsent(&e), 1);
+        }
+    }
+}
+
+fn unsent(error: &io::Error) -> DropReason {
+    if error.kind() == io::ErrorKind::WouldBlock { DropReason::Congested } else { DropReason::SendFailed }
+}
