@@ -8,6 +8,7 @@
 
 mod lex;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -28,13 +29,16 @@ pub struct RustFile {
     pub text: String,
     /// The same lines with comments, literals and inline test modules blanked out.
     pub code: String,
+    /// Whether another file declares it as `#[cfg(test)] mod …;`.
+    pub is_test_module: bool,
 }
 
 impl RustFile {
     /// Whether the file ships: not a test, a bench, a fixture or generated code.
     pub fn is_production(&self) -> bool {
         let path = &self.path;
-        !(path.starts_with("tests/")
+        !(self.is_test_module
+            || path.starts_with("tests/")
             || path.contains("/tests/")
             || path.ends_with("/tests.rs")
             || path.contains("/benches/")
@@ -93,14 +97,36 @@ pub fn root() -> PathBuf {
 
 /// Every Rust file of the workspace.
 pub fn rust_files() -> Vec<RustFile> {
-    all_files()
+    let mut files: Vec<RustFile> = all_files()
         .into_iter()
         .filter(|path| path.ends_with(".rs"))
         .map(|path| {
             let text = fs::read_to_string(root().join(&path)).expect("a listed file can be read");
             let code = blank_test_modules(&blank_non_code(&text));
-            RustFile { path, text, code }
+            RustFile { path, text, code, is_test_module: false }
         })
+        .collect();
+    let tests: BTreeSet<String> = files.iter().flat_map(test_modules).collect();
+    for file in &mut files {
+        let stem = file.path.trim_end_matches(".rs");
+        file.is_test_module = tests.iter().any(|test| stem == test || stem.starts_with(&format!("{test}/")));
+    }
+    files
+}
+
+/// Paths, without `.rs`, of the modules that `file` declares for tests only.
+fn test_modules(file: &RustFile) -> Vec<String> {
+    let stem = file.path.trim_end_matches(".rs");
+    let folder = match stem.rsplit_once('/') {
+        Some((folder, "lib" | "main" | "mod")) => folder,
+        _ => stem,
+    };
+    let lines: Vec<&str> = file.code.lines().map(str::trim).collect();
+    lines
+        .windows(2)
+        .filter(|pair| pair[0] == "#[cfg(test)]")
+        .filter_map(|pair| pair[1].strip_prefix("mod ")?.strip_suffix(';'))
+        .map(|name| format!("{folder}/{name}"))
         .collect()
 }
 
