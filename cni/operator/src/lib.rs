@@ -1,1 +1,0 @@
-//! Kubernetes operator: controllers and webhooks

@@ -1,1 +1,0 @@
-//! CNI plugin: pod addresses and routes on a node
