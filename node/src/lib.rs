@@ -1,3 +1,46 @@
-//! Every socket, file and syscall of a node
+//! Every socket, file and syscall of a node, in kernel or userspace mode.
+//!
+//! The pure parts are elsewhere: the mesh is `meshd-engine`, names are `meshd-dns`. Here they meet a host:
+//! the daemon ([`daemon`]) owns a mesh task ([`mesh`]), data threads ([`data`]), a control client
+//! ([`control`]), the host's routes and firewall ([`os`]), its DNS and the files ([`state`]).
 
+pub mod clock;
+pub mod config;
 pub mod control;
+pub mod daemon;
+pub mod data;
+pub mod host_dns;
+pub mod local_api;
+pub mod logs;
+pub mod mesh;
+pub mod os;
+pub mod settings;
+pub mod state;
+pub mod tun;
+pub mod udp;
+
+pub use config::DaemonConfig;
+
+use std::path::Path;
+
+/// Why what a killed daemon left could not be undone.
+#[derive(Debug, thiserror::Error)]
+pub enum CleanupError {
+    /// Routes, rules, firewall.
+    #[error(transparent)]
+    Os(#[from] os::OsError),
+    /// The helper's runtime.
+    #[error("cannot start a runtime: {0}")]
+    Runtime(std::io::Error),
+}
+
+/// Undoes what a killed daemon left on the host. Does nothing where there is nothing to undo.
+///
+/// # Errors
+/// When something cannot be undone; may be repeated.
+pub fn cleanup(state_dir: &Path) -> Result<(), CleanupError> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CleanupError::Runtime)?;
+    runtime.block_on(os::cleanup(state_dir))?;
+    Ok(())
+}

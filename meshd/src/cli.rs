@@ -1,0 +1,230 @@
+//! The command line as types. Parsed once here; a command gets its own struct.
+
+use clap::{Args, Parser, Subcommand};
+use meshd_proto::localapi::{PrefixList, Settings};
+use std::path::PathBuf;
+
+/// A WireGuard mesh VPN: direct, encrypted links between your machines, and the networks behind them.
+#[derive(Debug, Parser)]
+#[command(name = "meshd", version, max_term_width = 100, propagate_version = true)]
+pub(crate) struct Cli {
+    /// Print the result as JSON
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Where the daemon listens
+    #[arg(long, global = true, value_name = "PATH", default_value = meshd_proto::localapi::SOCKET, hide = true)]
+    pub(crate) socket: PathBuf,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Join a mesh, or bring this node back up
+    Up(Up),
+    /// Take this node down and leave the host as it was
+    Down(Down),
+    /// Show this node, its peers and what needs attention
+    Status,
+    /// Reach a node through the mesh; says path and round-trip time
+    Ping(Ping),
+    /// List routes: offered by this node, and used from others
+    Routes,
+    /// Change settings of this node; what is not named stays
+    Set(Set),
+    /// Show the daemon's last log lines
+    Logs(Logs),
+    /// Make configurations for other software
+    #[command(subcommand)]
+    Export(Export),
+    /// Print version and build
+    Version,
+    /// Run the daemon in the foreground (for systemd and containers)
+    Run(Run),
+    /// Undo what a killed daemon left on the host
+    Cleanup(Cleanup),
+    /// Print shell completions
+    Completions {
+        /// bash, zsh, fish, elvish or powershell
+        shell: clap_complete::Shell,
+    },
+    /// Write the man pages into a directory
+    #[command(hide = true)]
+    Man {
+        /// The directory
+        dir: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Up {
+    /// A join token (mesh_…), or - to read it from standard input
+    #[arg(value_name = "TOKEN")]
+    pub(crate) token: Option<String>,
+    /// Read the join token from a file
+    #[arg(long, value_name = "FILE", conflicts_with = "token")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// Where no daemon runs, only start one: do not install and enable the systemd unit
+    #[arg(long)]
+    pub(crate) no_service: bool,
+    /// Give up waiting after this many seconds; the daemon goes on trying
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    pub(crate) timeout: u64,
+    #[command(flatten)]
+    pub(crate) settings: SettingsArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Down {
+    /// Leave the mesh for good and forget the keys
+    #[arg(long)]
+    pub(crate) logout: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Ping {
+    /// Name or mesh address of a node
+    pub(crate) target: String,
+    /// How many times
+    #[arg(short, long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) count: u32,
+    /// How long to wait for each answer, in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..=60_000))]
+    pub(crate) timeout: u32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Set {
+    #[command(flatten)]
+    pub(crate) settings: SettingsArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Logs {
+    /// How many lines
+    #[arg(short = 'n', long, default_value_t = 50)]
+    pub(crate) lines: u32,
+    /// Go on with new lines
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Export {
+    /// A configuration for the plain WireGuard app of a phone, Mac or Windows machine
+    ///
+    /// The device joins through this node. Its key pair is made here, shown once and stored nowhere;
+    /// the coordinator keeps the public key only.
+    WgQuick {
+        /// Name of the device in the mesh
+        name: String,
+        /// Do not print the QR code
+        #[arg(long)]
+        no_qr: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// Keys, settings and the last map
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/meshd")]
+    pub(crate) state_dir: PathBuf,
+    /// Configuration file; unknown keys are refused
+    #[arg(long, value_name = "FILE", default_value = "/etc/meshd/meshd.toml")]
+    pub(crate) config: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Cleanup {
+    /// The state directory
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/meshd")]
+    pub(crate) state_dir: PathBuf,
+}
+
+/// Settings that `up` and `set` share.
+#[derive(Debug, Args, Default)]
+pub(crate) struct SettingsArgs {
+    /// Offer networks behind this machine; without a value, propose the connected ones
+    #[arg(long, value_name = "PREFIX,…", num_args = 0..=1, default_missing_value = "")]
+    pub(crate) advertise_routes: Option<String>,
+    /// Offer to carry internet traffic of other nodes
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub(crate) advertise_exit_node: Option<bool>,
+    /// Send internet traffic through this node; an empty value ends it
+    #[arg(long, value_name = "NODE")]
+    pub(crate) exit_node: Option<String>,
+    /// Use networks behind other nodes
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub(crate) accept_routes: Option<bool>,
+    /// Name of this node in the mesh
+    #[arg(long, value_name = "NAME")]
+    pub(crate) hostname: Option<String>,
+    /// Masquerade traffic from the mesh into offered networks (--snat=false keeps the source address)
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub(crate) snat: Option<bool>,
+    /// Let internet traffic leave directly while the exit node is away
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub(crate) exit_fallback: Option<bool>,
+    /// `assist`: add rules to hooks that Docker, firewalld or ufw offer for it; `off`: touch nothing of theirs
+    #[arg(long, value_name = "MODE", value_parser = ["assist", "off"])]
+    pub(crate) firewall: Option<String>,
+    /// Let programs on this host resolve names of the mesh
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub(crate) accept_dns: Option<bool>,
+    /// Reach these networks through the mesh although they are connected here
+    #[arg(long, value_name = "PREFIX,…")]
+    pub(crate) prefer_mesh: Option<String>,
+}
+
+impl SettingsArgs {
+    /// What the daemon is asked to change. An empty `--advertise-routes` stays empty: the command
+    /// that allows it without a value has replaced it before.
+    pub(crate) fn patch(&self) -> Settings {
+        let list = |text: &String| PrefixList {
+            prefixes: text.split(',').map(str::trim).filter(|p| !p.is_empty()).map(str::to_owned).collect(),
+        };
+        Settings {
+            advertise_routes: self.advertise_routes.as_ref().map(list),
+            advertise_exit_node: self.advertise_exit_node,
+            exit_node: self.exit_node.clone(),
+            accept_routes: self.accept_routes,
+            hostname: self.hostname.clone(),
+            snat: self.snat,
+            exit_fallback: self.exit_fallback,
+            firewall_assist: self.firewall.as_ref().map(|mode| mode == "assist"),
+            accept_dns: self.accept_dns,
+            prefer_mesh: self.prefer_mesh.as_ref().map(list),
+        }
+    }
+
+    /// Whether nothing is to be changed.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.patch() == Settings::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_take_their_value_behind_a_space_or_an_equals_sign() {
+        for line in [
+            ["meshd", "set", "--advertise-routes", "10.0.0.0/8"].as_slice(),
+            ["meshd", "set", "--advertise-routes=10.0.0.0/8"].as_slice(),
+        ] {
+            let Command::Set(set) = Cli::parse_from(line).command else { panic!("not set") };
+            assert_eq!(set.settings.patch().advertise_routes.unwrap().prefixes, ["10.0.0.0/8"]);
+        }
+        let Command::Set(set) = Cli::parse_from(["meshd", "set", "--snat=false"]).command else {
+            panic!("not set")
+        };
+        assert_eq!(set.settings.patch(), Settings { snat: Some(false), ..Settings::default() });
+    }
+}

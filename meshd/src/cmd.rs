@@ -1,0 +1,52 @@
+//! One file per command. Each gets its arguments and the globals, and returns an exit status or an error.
+
+mod cleanup;
+mod completions;
+mod daemon;
+mod down;
+mod export;
+mod logs;
+mod ping;
+mod set;
+mod status;
+mod up;
+mod version;
+
+use crate::cli::{Cli, Command};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// What every command may need.
+pub(crate) struct Globals {
+    pub(crate) json: bool,
+    pub(crate) socket: PathBuf,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Whatever the command reports; `main` prints it.
+pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let globals = Globals { json: cli.json, socket: cli.socket };
+    match cli.command {
+        Command::Up(args) => up::run(&globals, args),
+        Command::Down(args) => down::run(&globals, &args),
+        Command::Status => status::run(&globals, status::View::Whole),
+        Command::Routes => status::run(&globals, status::View::Routes),
+        Command::Ping(args) => ping::run(&globals, &args),
+        Command::Set(args) => set::run(&globals, args),
+        Command::Logs(args) => logs::run(&globals, &args),
+        Command::Export(what) => export::run(&globals, &what),
+        Command::Version => version::run(&globals),
+        Command::Run(args) => daemon::run(&globals, &args),
+        Command::Cleanup(args) => cleanup::run(&globals, &args),
+        Command::Completions { shell } => completions::shell(shell),
+        Command::Man { dir } => completions::man(&dir),
+    }
+}
+
+/// Prints a value as JSON on one line of its own, pretty on a terminal.
+fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
+    println!("{}", serde_json::to_string_pretty(value)?);
+    Ok(())
+}

@@ -1,0 +1,23 @@
+//! `meshd cleanup`: what a killed daemon left on the host is undone. Run by the unit's `ExecStopPost`
+//! and safe at any time when no daemon runs.
+
+use super::{Globals, print_json};
+use crate::cli::Cleanup;
+use crate::client;
+use crate::output::CliError;
+use std::process::ExitCode;
+
+pub(crate) fn run(globals: &Globals, args: &Cleanup) -> anyhow::Result<ExitCode> {
+    if client::daemon_runs(&globals.socket) {
+        return Err(CliError::usage(
+            "a daemon is running: it looks after the host itself",
+            "use `meshd down`",
+        )
+        .into());
+    }
+    meshd_node::cleanup(&args.state_dir)?;
+    if globals.json {
+        print_json(&serde_json::json!({ "cleaned": true }))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,129 @@
+//! `meshd up`: join or come back up; starts the daemon where none runs.
+
+use super::{Globals, print_json};
+use crate::cli::{SettingsArgs, Up};
+use crate::client;
+use crate::output::{self, CliError, Style};
+use crate::service::{self, Started};
+use anyhow::Context;
+use meshd_proto::localapi::{self, Ask, Status, Tell};
+use std::io::Read;
+use std::process::ExitCode;
+use std::time::Duration;
+
+const MAX_TOKEN_FILE: u64 = 4096;
+
+pub(crate) fn run(globals: &Globals, mut args: Up) -> anyhow::Result<ExitCode> {
+    swap_token_behind_a_flag(&mut args);
+    let token = token(&args)?;
+    propose_routes(&mut args.settings)?;
+    let style = output::stderr_style();
+    let say = |text: &str| {
+        if !globals.json {
+            eprintln!("{} {text}", style.dim("·"));
+        }
+    };
+    if !client::daemon_runs(&globals.socket) {
+        match service::start(&globals.socket, args.no_service)? {
+            Started::Unit => say("installed, enabled and started the service meshd"),
+            Started::Process(pid) => say(&format!("started the daemon (pid {pid})")),
+        }
+    }
+    let ask = Ask::Up(localapi::Up { token, settings: Some(args.settings.patch()) });
+    let mut answers = client::ask(&globals.socket, ask)?.with_timeout(Duration::from_secs(args.timeout));
+    let mut last = None;
+    while let Some(tell) = answers.next()? {
+        match tell {
+            Tell::Progress(text) => say(&text),
+            Tell::Status(status) => {
+                last = Some(status);
+                break;
+            }
+            _ => {}
+        }
+    }
+    let Some(status) = last else { return Ok(ExitCode::SUCCESS) };
+    if globals.json {
+        print_json(&status)?;
+    } else {
+        print!("{}", summary(&status, output::stdout_style()));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `--advertise-routes mesh_…` means the flag without a value and then the token.
+fn swap_token_behind_a_flag(args: &mut Up) {
+    let is_token = |v: &String| v.starts_with("mesh_");
+    if args.token.is_none() && args.settings.advertise_routes.as_ref().is_some_and(is_token) {
+        args.token = args.settings.advertise_routes.replace(String::new());
+    }
+}
+
+fn token(args: &Up) -> anyhow::Result<Option<String>> {
+    let text = match (&args.token, &args.token_file) {
+        (Some(token), _) if token == "-" => {
+            let mut text = String::new();
+            std::io::stdin()
+                .take(MAX_TOKEN_FILE)
+                .read_to_string(&mut text)
+                .context("cannot read standard input")?;
+            Some(text)
+        }
+        (Some(token), _) => Some(token.clone()),
+        (None, Some(path)) => {
+            let file =
+                std::fs::File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+            let mut text = String::new();
+            file.take(MAX_TOKEN_FILE).read_to_string(&mut text)?;
+            Some(text)
+        }
+        (None, None) => None,
+    };
+    let Some(text) = text else { return Ok(None) };
+    let text = text.trim().to_owned();
+    // Parsed here too: a mistyped token is told before a daemon is started for it.
+    text.parse::<meshd_proto::token::JoinToken>().map_err(|e| {
+        CliError::usage(
+            format!("that is not a join token: {e}"),
+            "make a new one with `meshd-coordinator token create` and copy the whole line",
+        )
+    })?;
+    Ok(Some(text))
+}
+
+/// `--advertise-routes` without a value: say which networks are connected, and take the one if it is one.
+fn propose_routes(settings: &mut SettingsArgs) -> anyhow::Result<()> {
+    if settings.advertise_routes.as_deref() != Some("") {
+        return Ok(());
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mesh = meshd_node::os::IfName::mesh0();
+    let lans = runtime
+        .block_on(meshd_node::os::links::connected_lans(&mesh))
+        .context("cannot list the connected networks")?;
+    let names: Vec<String> = lans.iter().map(ToString::to_string).collect();
+    match names.as_slice() {
+        [one] => {
+            settings.advertise_routes = Some(one.clone());
+            Ok(())
+        }
+        [] => Err(CliError::usage(
+            "this machine is connected to no private network that could be offered",
+            "name one: --advertise-routes 192.168.1.0/24",
+        )
+        .into()),
+        many => Err(CliError::usage(
+            format!("this machine is connected to {} networks: {}", many.len(), many.join(", ")),
+            format!("choose: --advertise-routes {}", many.join(",")),
+        )
+        .into()),
+    }
+}
+
+fn summary(status: &Status, style: Style) -> String {
+    let mut text = output::status(status, style);
+    if let Some(pi) = status.peers.first() {
+        text.push_str(&format!("\n{} meshd ping {}\n", style.dim("try:"), pi.name));
+    }
+    text
+}

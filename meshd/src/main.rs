@@ -1,0 +1,23 @@
+//! `meshd`: the command line of a node, and its daemon.
+//!
+//! This file only parses, dispatches and turns an error into a message and an exit status.
+
+mod cli;
+mod client;
+mod cmd;
+mod output;
+mod service;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    match cmd::run(cli) {
+        Ok(code) => code,
+        Err(error) => {
+            eprint!("{}", output::failure(&error, output::stderr_style()));
+            ExitCode::from(output::exit_code(&error))
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! `meshd status` and `meshd routes` as text.
+
+use super::{Style, ago, bytes, millis, table};
+use meshd_proto::localapi::{CoordinatorStatus, PeerStatus, SelfStatus, Status};
+use std::fmt::Write as _;
+
+/// The whole status.
+pub(crate) fn status(status: &Status, style: Style) -> String {
+    let mut out = headline(status, style);
+    if let Some(me) = &status.me {
+        this_node(&mut out, me, style);
+    }
+    if let Some(c) = &status.coordinator {
+        let _ = writeln!(out, "  coordinator  {}", coordinator(c, style));
+    }
+    if let Some(dns) = &status.dns {
+        let state = if dns.problem.is_empty() {
+            format!("names of {} by {} ({})", dns.domain, dns.resolver, dns.mode)
+        } else {
+            style.warn(&dns.problem)
+        };
+        let _ = writeln!(out, "  dns          {state}");
+    }
+    if !status.peers.is_empty() {
+        out.push('\n');
+        out.push_str(&peers(&status.peers, style));
+    }
+    for p in &status.problems {
+        let _ = writeln!(out, "\n{} {}: {}", style.warn("!"), p.what, p.why);
+        if !p.help.is_empty() {
+            let _ = writeln!(out, "  {} {}", style.bold("→"), p.help);
+        }
+    }
+    out
+}
+
+fn headline(status: &Status, style: Style) -> String {
+    let word = match status.state.as_str() {
+        "up" => style.good("up"),
+        "up-offline" => style.warn("up, coordinator away"),
+        "stopped" => style.dim("stopped"),
+        "needs-token" => style.warn("not in a mesh yet"),
+        "refused" => style.bad("refused by the coordinator"),
+        other => style.warn(other),
+    };
+    let name = status.me.as_ref().map_or("meshd", |me| if me.name.is_empty() { "meshd" } else { &me.name });
+    format!("{}  {word}\n", style.bold(name))
+}
+
+fn this_node(out: &mut String, me: &SelfStatus, style: Style) {
+    if !me.addresses.is_empty() {
+        let _ = writeln!(out, "  addresses    {}", me.addresses.join("  "));
+        let _ = writeln!(out, "  name         {}", me.fqdn);
+    }
+    if !me.approved_routes.is_empty() {
+        let _ = writeln!(out, "  routes       {}", style.good(&me.approved_routes.join("  ")));
+    }
+    for route in &me.pending_routes {
+        let _ = writeln!(
+            out,
+            "  {} {route} pending: approve with `meshd-coordinator routes approve {} {route}`",
+            style.warn("route       "),
+            me.name
+        );
+    }
+}
+
+fn coordinator(c: &CoordinatorStatus, style: Style) -> String {
+    if c.connected {
+        format!("{} (map version {})", c.address, c.map_version)
+    } else {
+        let lease = if c.map_version == 0 {
+            String::new()
+        } else {
+            format!("; the stored map is good for {} more", ago(c.lease_left))
+        };
+        style.warn(&format!("{} away: {}{lease}", c.address, c.reason))
+    }
+}
+
+fn peers(list: &[PeerStatus], style: Style) -> String {
+    let mut rows = vec![
+        ["PEER", "ADDRESS", "PATH", "RTT", "HANDSHAKE", "RECEIVED", "SENT", "ROUTES"]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
+    for p in list {
+        let path = match p.path.as_str() {
+            "none" if p.reason.is_empty() => "-".to_owned(),
+            "none" => p.reason.clone(),
+            kind => format!("{kind} {}", p.via),
+        };
+        let mut routes = p.routes.clone();
+        if p.exit_node {
+            routes.push("exit node".to_owned());
+        }
+        rows.push(vec![
+            p.name.clone(),
+            p.addresses.first().cloned().unwrap_or_default(),
+            path,
+            p.rtt_us.map_or_else(|| "-".to_owned(), millis),
+            p.handshake_age.map_or_else(|| "-".to_owned(), ago),
+            bytes(p.rx_bytes),
+            bytes(p.tx_bytes),
+            routes.join(" "),
+        ]);
+    }
+    table(&rows, |row, column, cell| match (row, column) {
+        (0, _) => style.dim(cell),
+        (_, 2) if cell.starts_with("direct") => style.good(cell),
+        (_, 2) if cell.starts_with("relay") => style.warn(cell),
+        _ => cell.to_owned(),
+    })
+}
+
+/// Routes of this node and of its peers.
+pub(crate) fn routes(status: &Status, style: Style) -> String {
+    let mut rows = vec![["PREFIX", "VIA", "STATE"].map(str::to_owned).to_vec()];
+    if let Some(me) = &status.me {
+        let row = |p: &String, state: String| vec![p.clone(), "this node".to_owned(), state];
+        rows.extend(me.approved_routes.iter().map(|p| row(p, "offered, approved".to_owned())));
+        rows.extend(me.pending_routes.iter().map(|p| {
+            row(p, format!("pending: approve with `meshd-coordinator routes approve {} {p}`", me.name))
+        }));
+    }
+    for peer in &status.peers {
+        let state = if peer.path == "none" { "known, no path now" } else { "in use" };
+        rows.extend(peer.routes.iter().map(|p| vec![p.clone(), peer.name.clone(), state.to_owned()]));
+    }
+    if rows.len() == 1 {
+        return "no routes: offer one with `meshd set --advertise-routes PREFIX`\n".to_owned();
+    }
+    table(&rows, |row, _, cell| if row == 0 { style.dim(cell) } else { cell.to_owned() })
+}

@@ -1,0 +1,86 @@
+use super::*;
+use meshd_proto::localapi::{CoordinatorStatus, DnsStatus, PeerStatus, Problem, SelfStatus, Status};
+
+fn sample() -> Status {
+    Status {
+        state: "up".into(),
+        version: "0.1.0".into(),
+        me: Some(SelfStatus {
+            id: 2,
+            name: "laptop".into(),
+            fqdn: "laptop.home.internal".into(),
+            addresses: vec!["100.71.0.3".into(), "fd7a::3".into()],
+            pending_routes: vec!["10.9.0.0/24".into()],
+            ..SelfStatus::default()
+        }),
+        coordinator: Some(CoordinatorStatus {
+            address: "203.0.113.1:443".into(),
+            connected: true,
+            map_version: 12,
+            ..CoordinatorStatus::default()
+        }),
+        peers: vec![
+            PeerStatus {
+                name: "pi".into(),
+                addresses: vec!["100.71.0.2".into()],
+                path: "direct".into(),
+                via: "198.51.100.7:41820".into(),
+                rtt_us: Some(12_340),
+                handshake_age: Some(61),
+                rx_bytes: 1_048_576,
+                tx_bytes: 900,
+                routes: vec!["192.168.1.0/24".into()],
+                ..PeerStatus::default()
+            },
+            PeerStatus {
+                name: "phone".into(),
+                addresses: vec!["100.71.0.9".into()],
+                path: "none".into(),
+                ..PeerStatus::default()
+            },
+        ],
+        dns: Some(DnsStatus {
+            mode: "resolv.conf".into(),
+            resolver: "100.71.0.53".into(),
+            domain: "home.internal".into(),
+            ..DnsStatus::default()
+        }),
+        problems: vec![Problem {
+            what: "forwarding".into(),
+            why: "Docker drops forwarded packets".into(),
+            help: "meshd set --firewall assist".into(),
+        }],
+        ..Status::default()
+    }
+}
+
+#[test]
+fn status_is_aligned_and_says_what_to_do() {
+    insta::assert_snapshot!(status(&sample(), Style::Plain));
+}
+
+#[test]
+fn routes_say_how_to_approve_what_is_pending() {
+    insta::assert_snapshot!(routes(&sample(), Style::Plain));
+    assert!(routes(&Status::default(), Style::Plain).contains("--advertise-routes"));
+}
+
+#[test]
+fn colour_appears_only_when_asked_for() {
+    assert!(!status(&sample(), Style::Plain).contains('\x1b'));
+    assert!(status(&sample(), Style::Colour).contains('\x1b'));
+}
+
+#[test]
+fn numbers_are_for_people() {
+    assert_eq!([bytes(900), bytes(1536), bytes(3 << 30)], ["900 B", "1.5 KiB", "3.0 GiB"]);
+    assert_eq!([ago(61), ago(3600), ago(8000), ago(200_000)], ["61 s", "60 min", "2 h", "2 d"]);
+    assert_eq!(millis(12_340), "12.3 ms");
+}
+
+#[test]
+fn an_error_carries_its_hint_and_exit_status() {
+    let error = anyhow::Error::new(CliError { message: "no root".into(), hint: "use sudo".into(), code: 77 });
+    assert_eq!(failure(&error, Style::Plain), "error: no root\nhint:  use sudo\n");
+    assert_eq!(exit_code(&error), 77);
+}

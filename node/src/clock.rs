@@ -1,0 +1,26 @@
+//! The one place of this crate that reads clocks and draws entropy.
+#![expect(clippy::disallowed_methods, reason = "this is the clock file")]
+
+use meshd_proto::UnixSeconds;
+use std::time::{Duration, Instant, SystemTime};
+
+/// Monotonic time.
+pub fn now() -> Instant {
+    Instant::now()
+}
+
+/// Wall-clock time in whole seconds; 0 when the clock is before 1970.
+pub fn wall() -> UnixSeconds {
+    UnixSeconds(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs())
+}
+
+/// 32 random bytes from the operating system.
+///
+/// # Errors
+/// When the kernel has no entropy source.
+pub fn entropy() -> std::io::Result<[u8; 32]> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes)
+        .map_err(|e| std::io::Error::other(format!("no entropy from the kernel: {e}")))?;
+    Ok(bytes)
+}

@@ -1,0 +1,114 @@
+//! The daemon's configuration file: what an administrator fixes for the machine, as opposed to the
+//! settings that `meshd set` changes.
+
+use crate::os::IfName;
+use crate::os::desired::BadIfName;
+use std::path::{Path, PathBuf};
+
+/// The smallest MTU that IPv6 allows (RFC 8200 §5).
+const MIN_MTU: u16 = 1280;
+/// The largest inner packet that the data threads handle.
+const MAX_MTU: u16 = 1900;
+
+/// The configuration, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DaemonConfig {
+    /// Name of the TUN interface.
+    pub interface: IfName,
+    /// MTU of the TUN interface.
+    pub mtu: u16,
+    /// UDP port that is tried first; 0: the one of the last run, else 41820.
+    pub port: u16,
+    /// Keys, settings and the last map.
+    pub state_dir: PathBuf,
+    /// Where the local API listens.
+    pub socket: PathBuf,
+}
+
+/// The file as it is written.
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Raw {
+    interface: Option<String>,
+    mtu: Option<u16>,
+    port: Option<u16>,
+}
+
+/// Why the configuration was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// Not readable.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// Which file.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Not TOML of this shape. The message names line and key.
+    #[error("{path}: {why}")]
+    Syntax {
+        /// Which file.
+        path: String,
+        /// Where and why.
+        why: String,
+    },
+    /// An MTU outside what works.
+    #[error("mtu = {0}: use {MIN_MTU} to {MAX_MTU}")]
+    Mtu(u16),
+    /// Not an interface name.
+    #[error("interface: {0}")]
+    Interface(#[from] BadIfName),
+}
+
+impl DaemonConfig {
+    /// Reads the file; a missing one means the defaults.
+    ///
+    /// # Errors
+    /// Names the file, the line and the key.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let shown = || path.display().to_string();
+        match std::fs::read_to_string(path) {
+            Ok(text) => Self::parse(&text, &shown()),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Self::parse("", &shown()),
+            Err(source) => Err(ConfigError::Read { path: shown(), source }),
+        }
+    }
+
+    fn parse(text: &str, path: &str) -> Result<Self, ConfigError> {
+        let raw: Raw = toml::from_str(text)
+            .map_err(|e| ConfigError::Syntax { path: path.to_owned(), why: e.to_string() })?;
+        let mtu = raw.mtu.unwrap_or(1380);
+        if !(MIN_MTU..=MAX_MTU).contains(&mtu) {
+            return Err(ConfigError::Mtu(mtu));
+        }
+        Ok(Self {
+            interface: raw.interface.as_deref().unwrap_or("mesh0").parse()?,
+            mtu,
+            port: raw.port.unwrap_or(0),
+            state_dir: PathBuf::from("/var/lib/meshd"),
+            socket: PathBuf::from(meshd_proto::localapi::SOCKET),
+        })
+    }
+
+    /// The configuration with the paths that the command line names.
+    #[must_use]
+    pub fn with_paths(self, state_dir: PathBuf, socket: PathBuf) -> Self {
+        Self { state_dir, socket, ..self }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_file_gives_the_defaults_and_an_unknown_key_is_refused_by_name() {
+        let config = DaemonConfig::parse("", "x").unwrap();
+        assert_eq!((config.interface.as_str(), config.mtu), ("mesh0", 1380));
+        let error = DaemonConfig::parse("mtuu = 1", "/etc/meshd/meshd.toml").unwrap_err().to_string();
+        assert!(error.contains("/etc/meshd/meshd.toml") && error.contains("mtuu"), "{error}");
+        assert!(matches!(DaemonConfig::parse("mtu = 500", "x"), Err(ConfigError::Mtu(500))));
+        assert!(DaemonConfig::parse("interface = \"a b\"", "x").is_err());
+    }
+}

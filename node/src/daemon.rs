@@ -1,0 +1,264 @@
+//! The daemon: answers the local API, keeps the node in the state its user wants, and stops cleanly.
+//!
+//! One task owns everything ([`Daemon`]); a node that is up is a [`running::Running`] value inside it.
+//! What the user wants ([`crate::state::Intent`]) is on disk before it is acknowledged, so that a reboot
+//! brings the same state back without a command.
+
+mod answers;
+mod apply;
+mod names;
+mod running;
+mod status;
+
+use crate::clock;
+use crate::config::DaemonConfig;
+use crate::local_api::{LocalApi, Question};
+use crate::logs::LogRing;
+use crate::os::{self, Host};
+use crate::state::{Identity, Intent, Membership, StateDir, StateError};
+use meshd_proto::control::Refusal;
+use meshd_proto::localapi::{Failure, Response, Tell};
+use meshd_proto::token::{JoinToken, TokenSecret};
+use meshd_proto::{MachineSecret, NodeSecret};
+use running::{Running, RunningEvent};
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+/// Questions that wait for the daemon.
+const QUESTION_QUEUE: usize = 16;
+/// How often the daemon looks after what nothing announces: lease, clock, host state.
+const HOUSEKEEPING: Duration = Duration::from_secs(15);
+
+/// Why the daemon ended or could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// Files.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The host.
+    #[error(transparent)]
+    Os(#[from] os::OsError),
+    /// The local API.
+    #[error("cannot listen on {path}: {why}")]
+    Socket {
+        /// Where.
+        path: String,
+        /// Why.
+        why: String,
+    },
+    /// Signals.
+    #[error("cannot watch for signals: {0}")]
+    Signal(std::io::Error),
+    /// Keys.
+    #[error("cannot make keys: {0}")]
+    Entropy(std::io::Error),
+}
+
+/// Why a node is not up although it should be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+enum Hindrance {
+    #[default]
+    None,
+    /// The coordinator said no.
+    Refused(Refusal),
+    /// The coordinator put it out.
+    Revoked(String),
+    /// It could not be started.
+    Broken(Failure),
+}
+
+/// The daemon and all that it owns.
+struct Daemon {
+    config: DaemonConfig,
+    state: StateDir,
+    identity: Identity,
+    membership: Option<Membership>,
+    intent: Intent,
+    host: Host,
+    running: Option<Running>,
+    hindrance: Hindrance,
+    /// Who waits for the node to be up.
+    waiting: Vec<mpsc::Sender<Response>>,
+    ring: LogRing,
+    /// Answers that take longer than a moment.
+    answers: JoinSet<()>,
+}
+
+/// What a node needs to begin.
+struct Join {
+    membership: Membership,
+    trust: crate::control::Trust,
+    token: Option<TokenSecret>,
+}
+
+/// Runs the daemon until it is told to stop.
+///
+/// # Errors
+/// When it cannot start: no root, another daemon, damaged files.
+pub async fn run(config: DaemonConfig, ring: LogRing) -> Result<(), DaemonError> {
+    let api = LocalApi::listen(&config.socket).await.map_err(|e| DaemonError::Socket {
+        path: config.socket.display().to_string(),
+        why: match e.kind() {
+            std::io::ErrorKind::AddrInUse => "another meshd daemon is running".to_owned(),
+            _ => e.to_string(),
+        },
+    })?;
+    let state = StateDir::open(&config.state_dir)?;
+    let host = Host::open(state.path()).await?;
+    names::restore(state.path());
+    let identity = state.identity(new_identity)?;
+    let membership = state.membership()?;
+    let intent = state.intent()?;
+    let (questions_tx, questions) = mpsc::channel(QUESTION_QUEUE);
+    let mut serving = JoinSet::new();
+    serving.spawn(api.serve(questions_tx));
+    let mut daemon = Daemon {
+        config,
+        state,
+        identity,
+        membership,
+        intent,
+        host,
+        running: None,
+        hindrance: Hindrance::None,
+        waiting: Vec::new(),
+        ring,
+        answers: JoinSet::new(),
+    };
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), "meshd is ready");
+    let result = daemon.serve(questions).await;
+    daemon.take_down().await;
+    tracing::info!("meshd has stopped; the host is as it was");
+    result
+}
+
+impl Daemon {
+    async fn serve(&mut self, mut questions: mpsc::Receiver<Question>) -> Result<(), DaemonError> {
+        let mut terminate = signal(SignalKind::terminate()).map_err(DaemonError::Signal)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(DaemonError::Signal)?;
+        let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
+        housekeeping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        if self.intent.up {
+            self.bring_up(None).await;
+        }
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => return Ok(()),
+                _ = interrupt.recv() => return Ok(()),
+                question = questions.recv() => match question {
+                    Some(question) => self.answer(question).await,
+                    None => return Ok(()),
+                },
+                event = next_event(&mut self.running) => self.event(event).await,
+                _ = housekeeping.tick() => self.housekeeping().await,
+                Some(_) = self.answers.join_next() => {}
+            }
+        }
+    }
+
+    /// Starts the node if it is not running. Problems end up in `hindrance` and with who waits.
+    async fn bring_up(&mut self, join: Option<Join>) {
+        if self.running.is_some() && join.is_none() {
+            return;
+        }
+        self.take_down().await;
+        self.hindrance = Hindrance::None;
+        let join = join.or_else(|| {
+            let membership = self.membership.clone()?;
+            let trust = membership.trust(self.state.map().map(|(map, _)| map).as_ref());
+            Some(Join { membership, trust, token: None })
+        });
+        let Some(join) = join else { return };
+        match Running::start(&self.config, &self.state, &self.identity, &mut self.intent, join) {
+            Ok(running) => {
+                self.running = Some(running);
+                self.apply_map().await;
+            }
+            Err(failure) => {
+                tracing::error!(message = %failure.message, "the node cannot start");
+                self.hindrance = Hindrance::Broken(failure.clone());
+                self.tell_waiting(&Response::last(Tell::Failed(failure))).await;
+                self.waiting.clear();
+            }
+        }
+    }
+
+    /// Stops the node and leaves the host as it was.
+    async fn take_down(&mut self) {
+        let Some(running) = self.running.take() else { return };
+        names::restore(self.state.path());
+        if let Err(error) = self.host.down().await {
+            tracing::error!(%error, "the host could not be restored whole; `meshd cleanup` tries again");
+        }
+        running.stop().await;
+    }
+
+    async fn event(&mut self, event: RunningEvent) {
+        match event {
+            RunningEvent::Control(event) => self.control_event(event).await,
+            RunningEvent::Mesh(event) => self.mesh_event(event).await,
+            RunningEvent::HostChanged(changed) => self.host_changed(changed).await,
+            RunningEvent::Resolved { relay, addrs } => {
+                if let Some(running) = &self.running {
+                    running.relay_resolved(relay, addrs).await;
+                }
+            }
+        }
+    }
+
+    async fn tell_waiting(&self, response: &Response) {
+        for client in &self.waiting {
+            // A client that hung up does not wait any more.
+            let _ = client.send(response.clone()).await;
+        }
+    }
+}
+
+impl Membership {
+    /// Which coordinator is the right one: by the map if it is of this mesh, else as stored.
+    fn trust(&self, map: Option<&meshd_proto::NetworkMap>) -> crate::control::Trust {
+        let of_this_mesh = map.filter(|m| m.network == self.network);
+        of_this_mesh.and_then(crate::control::Trust::from_map).unwrap_or_else(|| {
+            crate::control::Trust::Pinned {
+                keys: meshd_proto::token::CoordinatorKeys {
+                    control: self.coordinator_key,
+                    signing: self.signing_key,
+                },
+                next_control: None,
+                next_signing: None,
+            }
+        })
+    }
+}
+
+impl Join {
+    /// From a join token. The keys are known only by their hash until the first session.
+    fn from_token(token: &JoinToken) -> Self {
+        Self {
+            membership: Membership {
+                network: token.network,
+                coordinator_key: meshd_proto::CoordinatorKey::from_bytes([0; 32]),
+                signing_key: meshd_proto::VerifyingKey::from_bytes([0; 32]),
+                addresses: token.addresses().to_vec(),
+            },
+            trust: crate::control::Trust::Hash(token.keys_hash.clone()),
+            token: Some(token.secret.clone()),
+        }
+    }
+}
+
+async fn next_event(running: &mut Option<Running>) -> RunningEvent {
+    match running {
+        Some(running) => running.next_event().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn new_identity() -> std::io::Result<Identity> {
+    Ok(Identity {
+        machine: MachineSecret::from_bytes(clock::entropy()?),
+        node: NodeSecret::from_bytes(clock::entropy()?),
+    })
+}

@@ -1,0 +1,317 @@
+//! Answers to the questions of the local API.
+
+use super::{Daemon, Hindrance, Join, status};
+use crate::clock;
+use crate::control::Command;
+use crate::local_api::Question;
+use crate::mesh::MeshCommand;
+use meshd_engine::Via;
+use meshd_proto::control::{Answer, Call};
+use meshd_proto::localapi::{
+    Ask, Device, DeviceConfig, Empty, Failure, Logs, Ping, Pong, Response, Settings as Patch, Tell, Up,
+};
+use meshd_proto::netmap::{Peer, PeerKind};
+use meshd_proto::token::JoinToken;
+use meshd_proto::{Hostname, NetworkMap, NodeKey};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{mpsc, oneshot};
+
+/// Longest wait for a ping.
+const MAX_PING: Duration = Duration::from_secs(60);
+/// Most log lines at once.
+const MAX_LOG_LINES: usize = 2000;
+
+type Answers = mpsc::Sender<Response>;
+
+impl Daemon {
+    pub(super) async fn answer(&mut self, question: Question) {
+        let Question { ask, answers } = question;
+        let response = match ask {
+            Ask::Status(_) => Response::last(Tell::Status(Box::new(self.status().await))),
+            Ask::Up(up) => match self.up(up, &answers).await {
+                Ok(()) => return,
+                Err(failure) => Response::last(Tell::Failed(failure)),
+            },
+            Ask::Down(_) => self.down().await,
+            Ask::Set(patch) => self.set(&patch).await,
+            Ask::Ping(ping) => match self.ping(&ping, &answers) {
+                Ok(()) => return,
+                Err(failure) => Response::last(Tell::Failed(failure)),
+            },
+            Ask::Logs(logs) => {
+                self.logs(logs, answers);
+                return;
+            }
+            Ask::CreateDevice(device) => match self.create_device(&device, &answers).await {
+                Ok(()) => return,
+                Err(failure) => Response::last(Tell::Failed(failure)),
+            },
+            Ask::Logout(_) => self.logout().await,
+        };
+        // A client that hung up needs no answer.
+        let _ = answers.send(response).await;
+    }
+
+    async fn up(&mut self, up: Up, answers: &Answers) -> Result<(), Failure> {
+        let token = up.token.as_deref().map(str::parse::<JoinToken>).transpose();
+        let token = token.map_err(|e| Failure { exit_code: 2, ..Failure::new(e.to_string(), "") })?;
+        let join = match (&self.membership, token) {
+            (Some(member), Some(token)) if member.network != token.network => {
+                return Err(Failure::new(
+                    "this node is a member of another mesh already",
+                    "leave that one first: `meshd down --logout`",
+                ));
+            }
+            // A member whose node was removed joins anew; otherwise the token is not used up.
+            (Some(_), Some(token))
+                if matches!(self.hindrance, Hindrance::Refused(_) | Hindrance::Revoked(_)) =>
+            {
+                Some(Join::from_token(&token))
+            }
+            (Some(_), _) => None,
+            (None, Some(token)) => Some(Join::from_token(&token)),
+            (None, None) => return Err(how_to_join()),
+        };
+        let mut intent = self.intent.clone();
+        if let Some(patch) = &up.settings {
+            intent.settings = patched(&intent.settings, patch)?;
+        }
+        intent.up = true;
+        self.store_intent(intent)?;
+        if join.is_none() && self.running.is_some() {
+            self.apply_settings().await;
+        }
+        self.waiting.push(answers.clone());
+        self.bring_up(join).await;
+        self.node_is_up().await;
+        Ok(())
+    }
+
+    /// Tells who waits for `up`, once names and routes are in force.
+    pub(super) async fn node_is_up(&mut self) {
+        let up = self.running.as_ref().is_some_and(|r| r.applied && r.map.me.is_some());
+        // A fresh join waits for the coordinator to know about the offered routes, so that the answer
+        // says which of them are pending.
+        let offered = self.running.as_ref().is_some_and(|r| {
+            r.map.me.as_ref().is_some_and(|me| {
+                let known = |p| me.approved_routes.contains(p) || me.pending_routes.contains(p);
+                !r.link.connected || self.intent.settings.advertise_routes.iter().all(known)
+            })
+        });
+        if up && offered && !self.waiting.is_empty() {
+            let status = self.status().await;
+            self.tell_waiting(&Response::last(Tell::Status(Box::new(status)))).await;
+            self.waiting.clear();
+        }
+    }
+
+    async fn down(&mut self) -> Response {
+        let intent = crate::state::Intent { up: false, ..self.intent.clone() };
+        if let Err(failure) = self.store_intent(intent) {
+            return Response::last(Tell::Failed(failure));
+        }
+        self.hindrance = Hindrance::None;
+        self.take_down().await;
+        Response::last(Tell::Done(Empty {}))
+    }
+
+    async fn logout(&mut self) -> Response {
+        if let Some(running) = &self.running {
+            running.tell_control(Command::Leave).await;
+            // Time for the farewell to leave; the coordinator forgets an absent node anyway when told to.
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        let response = self.down().await;
+        let forgotten = self.state.forget().and_then(|()| self.state.identity(super::new_identity));
+        match forgotten {
+            Ok(identity) => {
+                self.identity = identity;
+                self.membership = None;
+                response
+            }
+            Err(error) => Response::last(Tell::Failed(Failure::new(error.to_string(), ""))),
+        }
+    }
+
+    async fn set(&mut self, patch: &Patch) -> Response {
+        let stored = patched(&self.intent.settings, patch)
+            .and_then(|settings| self.store_intent(crate::state::Intent { settings, ..self.intent.clone() }));
+        if let Err(failure) = stored {
+            return Response::last(Tell::Failed(failure));
+        }
+        self.apply_settings().await;
+        Response::last(Tell::Status(Box::new(self.status().await)))
+    }
+
+    /// On disk first, then in force.
+    fn store_intent(&mut self, intent: crate::state::Intent) -> Result<(), Failure> {
+        self.state.set_intent(&intent).map_err(|e| {
+            Failure::new(e.to_string(), "nothing was changed; is the disk full or read-only?")
+        })?;
+        self.intent = intent;
+        Ok(())
+    }
+
+    fn ping(&mut self, ping: &Ping, answers: &Answers) -> Result<(), Failure> {
+        let running = self
+            .running
+            .as_ref()
+            .ok_or_else(|| Failure::new("this node is down", "bring it up: `meshd up`"))?;
+        let peer = find_peer(&running.map, &ping.target)?.clone();
+        if peer.kind == PeerKind::PlainWireguard {
+            let why = format!("{} is a plain WireGuard device, which knows no probes", peer.name);
+            return Err(Failure::new(why, format!("use the system's ping: ping {}", peer.addrs.v4)));
+        }
+        let wait = Duration::from_millis(ping.timeout_ms.into()).min(MAX_PING);
+        let (reply, result) = oneshot::channel();
+        let (mesh, answers, map) = (running.mesh.clone(), answers.clone(), Arc::clone(&running.map));
+        self.answers.spawn(async move {
+            let command = MeshCommand::Ping { peer: peer.id, until: clock::now() + wait, reply };
+            if mesh.send(command).await.is_err() {
+                return;
+            }
+            let pong = result.await.ok().flatten();
+            let (path, via) = pong.map_or(("none", String::new()), |p| match p.via {
+                Via::Udp(endpoint) => ("direct", endpoint.to_string()),
+                Via::Relay { relay, .. } => ("relay", status::relay_name(&map, relay)),
+            });
+            let pong = Pong {
+                name: peer.name.to_string(),
+                address: peer.addrs.v4.to_string(),
+                answered: pong.is_some(),
+                rtt_us: pong.map_or(0, |p| u64::try_from(p.rtt.as_micros()).unwrap_or(u64::MAX)),
+                path: path.to_owned(),
+                via,
+            };
+            let _ = answers.send(Response::last(Tell::Pong(pong))).await;
+        });
+        Ok(())
+    }
+
+    fn logs(&mut self, logs: Logs, answers: Answers) {
+        let mut live = self.ring.follow();
+        let lines = self.ring.last(usize::try_from(logs.lines).unwrap_or(MAX_LOG_LINES).min(MAX_LOG_LINES));
+        self.answers.spawn(async move {
+            for line in lines {
+                if answers.send(Response::more(Tell::LogLine(line))).await.is_err() {
+                    return;
+                }
+            }
+            while logs.follow {
+                let line = tokio::select! {
+                    line = live.recv() => line,
+                    () = answers.closed() => return,
+                };
+                match line {
+                    Ok(line) => {
+                        if answers.send(Response::more(Tell::LogLine(line))).await.is_err() {
+                            return;
+                        }
+                    }
+                    Err(RecvError::Lagged(_)) => {}
+                    Err(RecvError::Closed) => break,
+                }
+            }
+            let _ = answers.send(Response::last(Tell::Done(Empty {}))).await;
+        });
+    }
+
+    async fn create_device(&mut self, device: &Device, answers: &Answers) -> Result<(), Failure> {
+        let bad = |e: String| Failure { exit_code: 2, ..Failure::new(e, "") };
+        let name: Hostname =
+            device.name.parse().map_err(|e: meshd_proto::id::NameError| bad(e.to_string()))?;
+        let key: NodeKey =
+            device.public_key.parse().map_err(|e: meshd_proto::keys::KeyError| bad(e.to_string()))?;
+        let running = self.running.as_mut().filter(|r| r.link.connected).ok_or_else(|| {
+            Failure::new("a device is joined by the coordinator, which is away", "try again later")
+        })?;
+        let id = running.next_call;
+        running.next_call += 1;
+        running.calls.insert(id, answers.clone());
+        running.tell_control(Command::Call { id, call: Call::CreateDevice { name, key } }).await;
+        Ok(())
+    }
+
+    /// The coordinator answered a call.
+    pub(super) async fn call_answered(&mut self, id: u64, answer: Answer) {
+        let Some(running) = &mut self.running else { return };
+        let Some(client) = running.calls.remove(&id) else { return };
+        let tell = match answer {
+            Answer::Done => Tell::Done(Empty {}),
+            Answer::Failed { message, hint } => Tell::Failed(Failure::new(message, hint)),
+            Answer::Device { addrs, .. } => {
+                let addresses = vec![format!("{}/32", addrs.v4), format!("{}/128", addrs.v6)];
+                Tell::Device(device_config(running, &self.identity.node.public(), addresses))
+            }
+        };
+        let _ = client.send(Response::last(tell)).await;
+    }
+}
+
+fn device_config(running: &super::Running, own_key: &NodeKey, addresses: Vec<String>) -> DeviceConfig {
+    let map = &running.map;
+    let me = map.me.as_ref();
+    let mut allowed: Vec<String> =
+        me.iter().flat_map(|m| [m.prefixes.v4.to_string(), m.prefixes.v6.to_string()]).collect();
+    let mine = me.iter().flat_map(|m| m.approved_routes.iter());
+    let others = map.routes.iter().map(|r| &r.prefix);
+    // Host routes inside the mesh range are covered by the range.
+    let outside =
+        |p: &&meshd_proto::Prefix| !p.is_default() && me.is_none_or(|m| !m.prefixes.contains(p.net().addr()));
+    for prefix in mine.chain(others).filter(outside) {
+        let text = prefix.to_string();
+        if !allowed.contains(&text) {
+            allowed.push(text);
+        }
+    }
+    // A device outside the LAN needs the endpoint that the internet sees: the last one is mapped.
+    let public = running.endpoints.iter().find(|e| meshd_proto::addr::is_public_unicast(e.0.ip()));
+    DeviceConfig {
+        addresses,
+        peer_key: own_key.to_string(),
+        endpoint: public.or(running.endpoints.last()).map(ToString::to_string).unwrap_or_default(),
+        allowed_ips: allowed,
+        dns: me.map(|m| m.prefixes.resolver().v4.to_string()).into_iter().collect(),
+        search: map.dns.config.as_ref().map(|c| c.domain.to_string()).unwrap_or_default(),
+    }
+}
+
+/// A peer by name, full name or mesh address.
+fn find_peer<'m>(map: &'m NetworkMap, target: &str) -> Result<&'m Peer, Failure> {
+    let domain = map.dns.config.as_ref().map(|c| format!(".{}", c.domain)).unwrap_or_default();
+    let name = target.strip_suffix('.').unwrap_or(target);
+    let short = name.strip_suffix(&domain).unwrap_or(name);
+    let by_addr = || {
+        let ip = target.parse().ok()?;
+        map.peers.values().find(|p| p.addrs.contains(ip))
+    };
+    map.peer_by_name(short).or_else(by_addr).ok_or_else(|| {
+        Failure::new(
+            format!("no node `{target}` is known here"),
+            "see the names in `meshd status`; a node that policy hides from this one is not listed",
+        )
+    })
+}
+
+fn patched(
+    settings: &crate::settings::Settings,
+    patch: &Patch,
+) -> Result<crate::settings::Settings, Failure> {
+    settings
+        .patched(patch)
+        .map_err(|e| Failure { exit_code: 2, ..Failure::new(e.to_string(), "nothing was changed") })
+}
+
+fn how_to_join() -> Failure {
+    Failure {
+        message: "this node is in no mesh yet".to_owned(),
+        hint: "join one with a token:\n  \
+               on the coordinator:  meshd-coordinator token create\n  \
+               here:                meshd up mesh_…    (or --token-file FILE, or - for standard input)\n  \
+               no coordinator yet?  run `meshd-coordinator serve` on a machine that others can reach"
+            .to_owned(),
+        exit_code: 2,
+    }
+}

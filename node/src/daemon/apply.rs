@@ -1,0 +1,304 @@
+//! From a map and settings to the host: engine settings, addresses, routes, firewall, names.
+
+use super::running::offer;
+use super::{Daemon, Hindrance};
+use crate::clock;
+use crate::control::{Command, ControlEvent};
+use crate::mesh::{MeshCommand, MeshEvent};
+use crate::os::links::Changed;
+use crate::os::{Desired, ExitChoice, HostSettings, conflicts, links};
+use crate::settings::Settings;
+use meshd_proto::control::RefusalCode;
+use meshd_proto::localapi::{Failure, Problem, Response, Tell};
+use meshd_proto::{NetworkMap, NodeId, Prefix, UnixSeconds};
+use std::sync::Arc;
+
+/// A clock that is further off than this is worth telling, in seconds.
+const CLOCK_TOLERANCE: i64 = 300;
+
+impl Daemon {
+    pub(super) async fn control_event(&mut self, event: ControlEvent) {
+        let Some(running) = &mut self.running else { return };
+        match event {
+            ControlEvent::Connected { keys, time, address, .. } => {
+                tracing::info!(%address, "connected to the coordinator");
+                running.link.connected = true;
+                running.link.address = address;
+                running.link.reason.clear();
+                running.membership.coordinator_key = keys.control;
+                running.membership.signing_key = keys.signing;
+                let membership = running.membership.clone();
+                self.coordinator_time(time);
+                if self.membership.as_ref() != Some(&membership) {
+                    if let Err(error) = self.state.set_membership(&membership) {
+                        tracing::error!(%error, "the membership could not be stored");
+                    }
+                    self.membership = Some(membership);
+                }
+                self.progress("connected to the coordinator").await;
+            }
+            ControlEvent::Map(map) => {
+                if let Err(error) = self.state.set_map(&map, clock::wall()) {
+                    tracing::error!(%error, "the map could not be stored: a restart would need the coordinator");
+                }
+                running.map = map;
+                running.confirmed = clock::wall();
+                self.apply_map().await;
+            }
+            ControlEvent::Hints(hints) => running.tell_mesh(MeshCommand::Hints(hints)).await,
+            ControlEvent::Permit(permit) => running.tell_mesh(MeshCommand::Permit(permit)).await,
+            ControlEvent::Reply { id, answer } => self.call_answered(id, answer).await,
+            ControlEvent::Alive(time) => {
+                running.confirmed = clock::wall();
+                self.coordinator_time(time);
+            }
+            ControlEvent::Refused(refusal) => {
+                running.link.connected = false;
+                running.link.reason = refusal.message.clone();
+                if refusal.code.is_temporary() {
+                    self.progress(&format!("{}: {}", refusal.message, refusal.hint)).await;
+                    return;
+                }
+                tracing::warn!(message = %refusal.message, hint = %refusal.hint, "refused by the coordinator");
+                let exit_code = match refusal.code {
+                    RefusalCode::TokenNeeded => 2,
+                    _ => 1,
+                };
+                let failure =
+                    Failure { message: refusal.message.clone(), hint: refusal.hint.clone(), exit_code };
+                self.hindrance = Hindrance::Refused(refusal);
+                self.end_for_good(&failure).await;
+            }
+            ControlEvent::Revoked { reason } => {
+                tracing::warn!(%reason, "this node is out of the mesh");
+                self.hindrance = Hindrance::Revoked(reason.clone());
+                let hint = "join again with a new token: `meshd up mesh_…`";
+                self.end_for_good(&Failure::new(format!("this node was removed: {reason}"), hint)).await;
+            }
+            ControlEvent::Left => {}
+            ControlEvent::Disconnected { why, retry_in } => {
+                if running.link.connected {
+                    tracing::warn!(%why, ?retry_in, "the coordinator is away; links go on");
+                }
+                running.link.connected = false;
+                running.link.reason = why.clone();
+                self.progress(&format!("no connection to the coordinator yet: {why}")).await;
+            }
+        }
+    }
+
+    pub(super) async fn mesh_event(&mut self, event: MeshEvent) {
+        let Some(running) = &mut self.running else { return };
+        match event {
+            MeshEvent::Endpoints { endpoints, home_relay } => {
+                running.endpoints = endpoints.clone();
+                running.tell_control(Command::Endpoints { endpoints, home_relay }).await;
+            }
+            MeshEvent::Interest(nodes) => running.tell_control(Command::Interest(nodes)).await,
+            MeshEvent::PeerChanged(peer) => {
+                if exit_node(&self.intent.settings, &running.map) == Some(peer) {
+                    self.apply_host().await;
+                }
+            }
+        }
+    }
+
+    /// The host's links, routes or rules changed: tell the engine, put back what is ours.
+    pub(super) async fn host_changed(&mut self, changed: Changed) {
+        let Some(running) = &mut self.running else { return };
+        if (changed.links || changed.addresses || changed.routes) && running.tell_local_endpoints().await {
+            tracing::info!("the addresses of this host changed");
+            running.tell_mesh(MeshCommand::LinksChanged).await;
+            running.tell_control(Command::Reconnect).await;
+            running.resolve_relays(true);
+        }
+        if running.applied {
+            self.apply_host().await;
+        }
+    }
+
+    /// Puts map and settings in force, everywhere.
+    pub(super) async fn apply_map(&mut self) {
+        let Some(running) = &mut self.running else { return };
+        let map = Arc::clone(&running.map);
+        if map.me.is_none() || self.lease_is_over() {
+            return;
+        }
+        let Some(running) = &mut self.running else { return };
+        running.resolver.set_map(&map);
+        running.tell_mesh(MeshCommand::Map(Arc::clone(&map))).await;
+        if !running.applied {
+            running.tell_local_endpoints().await;
+        }
+        running.resolve_relays(false);
+        self.apply_host().await;
+        self.node_is_up().await;
+    }
+
+    /// Changed settings: offer them, put them in force.
+    pub(super) async fn apply_settings(&mut self) {
+        let Some(running) = &mut self.running else { return };
+        running.tell_control(Command::Advertise(offer(&self.intent.settings))).await;
+        if running.applied {
+            self.apply_host().await;
+        }
+    }
+
+    async fn apply_host(&mut self) {
+        let Some(running) = &mut self.running else { return };
+        let settings = &self.intent.settings;
+        let connected = links::connected(&self.config.interface).await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "the connected networks cannot be listed");
+            Vec::new()
+        });
+        let exit = exit_node(settings, &running.map);
+        let host_settings = HostSettings {
+            interface: self.config.interface.clone(),
+            mtu: self.config.mtu.into(),
+            udp_port: Some(running.wire.port()),
+            accept_routes: settings.accept_routes,
+            snat: settings.snat,
+            exit: exit.map(|node| ExitChoice { node, up: true }),
+            exit_fallback: settings.exit_fallback,
+            prefer_mesh: settings.prefer_mesh.iter().copied().collect(),
+            firewall_assist: settings.firewall_assist,
+            connected,
+        };
+        let desired = Desired::from(&running.map, &host_settings);
+        let refused: Vec<Prefix> =
+            desired.overlaps.iter().filter(|o| !o.mesh_wins).map(|o| o.accepted).collect();
+        let engine_settings = meshd_engine::Settings {
+            accept_routes: settings.accept_routes,
+            exit_node: exit,
+            refused_routes: refused,
+            advertised: settings.advertise_routes.clone(),
+        };
+        running.tell_mesh(MeshCommand::Settings(engine_settings)).await;
+        let mut problems = Vec::new();
+        match self.host.apply(&desired).await {
+            Ok(report) => {
+                running.applied = true;
+                for change in &report.changes {
+                    tracing::debug!(?change, "host changed");
+                }
+                for overlap in &report.overlaps {
+                    problems.push(Problem {
+                        what: format!("{} is here and in the mesh", overlap.accepted),
+                        why: overlap.to_string(),
+                        help: format!(
+                            "reach it through the mesh: meshd set --prefer-mesh {}",
+                            overlap.accepted
+                        ),
+                    });
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, "the host could not be set up");
+                problems.push(Problem {
+                    what: "this host is not set up".to_owned(),
+                    why: error.to_string(),
+                    help: String::new(),
+                });
+            }
+        }
+        problems.extend(find_conflicts(&running.map, &host_settings, settings).await);
+        if let (Some(name), None) = (&settings.exit_node, exit) {
+            problems.push(Problem {
+                what: format!("the exit node `{name}` is not in the mesh"),
+                why: "no node of that name or address is known here, so internet traffic goes out directly"
+                    .to_owned(),
+                help: "see the names in `meshd status`, then `meshd set --exit-node NAME`".to_owned(),
+            });
+        }
+        for problem in problems.iter().filter(|p| !running.problems.contains(p)) {
+            tracing::warn!(why = %problem.why, help = %problem.help, "{}", problem.what);
+        }
+        running.problems = problems;
+        self.apply_dns().await;
+    }
+
+    /// What nothing announces: the lease of a stored map, and what other programs did to the host.
+    pub(super) async fn housekeeping(&mut self) {
+        if self.running.is_none() {
+            return;
+        }
+        if self.lease_is_over() {
+            tracing::warn!("the stored map is older than its lease: the node stops using it");
+            let failure = Failure::new("the stored map is too old", "the coordinator must be reached again");
+            self.hindrance = Hindrance::Broken(failure);
+            if let Some(running) = &mut self.running {
+                running.map = Arc::new(NetworkMap::empty(running.map.network));
+                let map = Arc::clone(&running.map);
+                running.resolver.set_map(&map);
+                running.tell_mesh(MeshCommand::Map(map)).await;
+                running.applied = false;
+            }
+            if let Err(error) = self.host.down().await {
+                tracing::error!(%error, "the host could not be restored");
+            }
+            return;
+        }
+        if self.running.as_ref().is_some_and(|r| r.applied) {
+            self.apply_host().await;
+        }
+    }
+
+    fn lease_is_over(&self) -> bool {
+        let Some(running) = &self.running else { return false };
+        let Some(me) = &running.map.me else { return false };
+        !running.link.connected && clock::wall().0 > running.confirmed.0.saturating_add(me.map_lease)
+    }
+
+    fn coordinator_time(&mut self, time: UnixSeconds) {
+        let Some(running) = &mut self.running else { return };
+        let offset = time.0.cast_signed() - clock::wall().0.cast_signed();
+        if offset.abs() > CLOCK_TOLERANCE && running.link.clock_offset.abs() <= CLOCK_TOLERANCE {
+            tracing::warn!(offset, "this machine's clock is far from the coordinator's");
+        }
+        running.link.clock_offset = offset;
+    }
+
+    async fn progress(&self, text: &str) {
+        self.tell_waiting(&Response::more(Tell::Progress(text.to_owned()))).await;
+    }
+
+    async fn end_for_good(&mut self, failure: &Failure) {
+        self.tell_waiting(&Response::last(Tell::Failed(failure.clone()))).await;
+        self.waiting.clear();
+        self.take_down().await;
+    }
+}
+
+/// The node that the user named as exit, if it is one.
+pub(super) fn exit_node(settings: &Settings, map: &NetworkMap) -> Option<NodeId> {
+    let wanted = settings.exit_node.as_deref()?;
+    let peer = map.peer_by_name(wanted).or_else(|| {
+        let ip = wanted.parse().ok()?;
+        map.peers.values().find(|p| p.addrs.contains(ip))
+    })?;
+    Some(peer.id)
+}
+
+async fn find_conflicts(map: &NetworkMap, host: &HostSettings, settings: &Settings) -> Vec<Problem> {
+    let Some(me) = &map.me else { return Vec::new() };
+    let mut offered = settings.advertise_routes.clone();
+    if settings.advertise_exit_node {
+        offered.extend([Prefix::DEFAULT_V4, Prefix::DEFAULT_V6]);
+    }
+    let used = conflicts::MeshUse {
+        interface: &host.interface,
+        prefixes: &me.prefixes,
+        offered: &offered,
+        assisted: host.firewall_assist,
+    };
+    match conflicts::conflicts(&used).await {
+        Ok(list) => {
+            let problem = |c: conflicts::Conflict| Problem { what: c.what, why: c.why, help: c.help_command };
+            list.into_iter().map(problem).collect()
+        }
+        Err(error) => {
+            tracing::debug!(%error, "conflicts on this host cannot be looked for");
+            Vec::new()
+        }
+    }
+}

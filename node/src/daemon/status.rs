@@ -1,0 +1,183 @@
+//! `meshd status`: put together from the map, the engine and the host.
+
+use super::running::Running;
+use super::{Daemon, Hindrance};
+use crate::clock;
+use crate::mesh::MeshCommand;
+use meshd_engine::status::{PathStatus, Status as EngineStatus};
+use meshd_proto::localapi::{CoordinatorStatus, Counter, DnsStatus, PeerStatus, Problem, SelfStatus, Status};
+use meshd_proto::netmap::PeerKind;
+use meshd_proto::{NetworkMap, RelayId};
+use tokio::sync::oneshot;
+
+/// A clock that is further off than this is a problem, in seconds.
+const CLOCK_TOLERANCE: i64 = 300;
+
+impl Daemon {
+    /// How the node is.
+    pub(super) async fn status(&self) -> Status {
+        let mut status = Status {
+            state: self.state_word().to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            settings: Some(self.intent.settings.shown()),
+            ..Status::default()
+        };
+        if let Some(problem) = self.hindrance_problem() {
+            status.problems.push(problem);
+        }
+        let Some(running) = &self.running else { return status };
+        let engine = engine_status(running).await;
+        status.me = Some(self_status(running, engine.as_ref()));
+        status.coordinator = Some(coordinator_status(running));
+        status.dns = Some(dns_status(running, self.intent.settings.accept_dns));
+        status.problems.extend(running.problems.iter().cloned());
+        let offset = running.link.clock_offset;
+        if offset.abs() > CLOCK_TOLERANCE {
+            status.problems.push(Problem {
+                what: "the clock of this machine is off".to_owned(),
+                why: format!(
+                    "the coordinator's clock differs by {offset} s; handshakes and keys depend on it"
+                ),
+                help: "set the clock, for example `timedatectl set-ntp true`".to_owned(),
+            });
+        }
+        if let Some(engine) = engine {
+            let exit = super::apply::exit_node(&self.intent.settings, &running.map);
+            status.peers =
+                engine.peers.iter().map(|p| peer_status(&running.map, p, Some(p.id) == exit)).collect();
+            let drops =
+                engine.drops.iter().chain(&running.threads.counters.all()).copied().collect::<Vec<_>>();
+            status.drops = drops
+                .into_iter()
+                .filter(|(_, count)| *count > 0)
+                .map(|(name, count)| Counter { name: name.to_owned(), count })
+                .collect();
+            if engine.flows_cut > 0 {
+                status.drops.push(Counter { name: "flows_cut".to_owned(), count: engine.flows_cut });
+            }
+        }
+        status
+    }
+
+    fn state_word(&self) -> &'static str {
+        match (&self.hindrance, &self.running) {
+            (Hindrance::Refused(_) | Hindrance::Revoked(_), _) => "refused",
+            (_, Some(r)) if r.applied && r.link.connected => "up",
+            (_, Some(r)) if r.applied => "up-offline",
+            (_, Some(_)) => "connecting",
+            (_, None) if self.membership.is_none() => "needs-token",
+            (_, None) => "stopped",
+        }
+    }
+
+    fn hindrance_problem(&self) -> Option<Problem> {
+        let (what, why, help) = match &self.hindrance {
+            Hindrance::None => return None,
+            Hindrance::Refused(r) => ("the coordinator refuses this node", r.message.clone(), r.hint.clone()),
+            Hindrance::Revoked(reason) => (
+                "this node was put out of the mesh",
+                reason.clone(),
+                "join again with a new token: `meshd up mesh_…`".to_owned(),
+            ),
+            Hindrance::Broken(f) => ("the node could not be started", f.message.clone(), f.hint.clone()),
+        };
+        Some(Problem { what: what.to_owned(), why, help })
+    }
+}
+
+async fn engine_status(running: &Running) -> Option<EngineStatus> {
+    let (reply, status) = oneshot::channel();
+    running.mesh.send(MeshCommand::Status(reply)).await.ok()?;
+    status.await.ok()
+}
+
+fn self_status(running: &Running, engine: Option<&EngineStatus>) -> SelfStatus {
+    let map = &running.map;
+    let Some(me) = &map.me else {
+        return SelfStatus { udp_port: running.wire.port().into(), ..SelfStatus::default() };
+    };
+    let domain = map.dns.config.as_ref().map(|c| format!(".{}", c.domain)).unwrap_or_default();
+    let texts = |list: &[meshd_proto::Prefix]| list.iter().map(ToString::to_string).collect();
+    SelfStatus {
+        id: me.id.0,
+        name: me.name.to_string(),
+        fqdn: format!("{}{domain}", me.name),
+        addresses: me.addrs.iter().map(|a| a.to_string()).collect(),
+        node_key: running.own_key.to_string(),
+        tags: me.tags.iter().map(ToString::to_string).collect(),
+        approved_routes: texts(&me.approved_routes),
+        pending_routes: texts(&me.pending_routes),
+        endpoints: running.endpoints.iter().map(ToString::to_string).collect(),
+        udp_port: running.wire.port().into(),
+        key_expires: me.key_expires.map(|t| t.0),
+        home_relay: engine.and_then(|e| e.home_relay).map(|r| relay_name(map, r)).unwrap_or_default(),
+    }
+}
+
+fn coordinator_status(running: &Running) -> CoordinatorStatus {
+    let lease = running.map.me.as_ref().map_or(0, |m| m.map_lease);
+    let age = clock::wall().0.saturating_sub(running.confirmed.0);
+    CoordinatorStatus {
+        address: running.link.address.clone(),
+        connected: running.link.connected,
+        reason: running.link.reason.clone(),
+        map_version: running.map.version.0,
+        lease_left: lease.saturating_sub(age),
+        clock_offset: running.link.clock_offset,
+    }
+}
+
+fn dns_status(running: &Running, wanted: bool) -> DnsStatus {
+    let map = &running.map;
+    DnsStatus {
+        mode: running.resolver.mode().to_owned(),
+        resolver: map.me.as_ref().map(|m| m.prefixes.resolver().v4.to_string()).unwrap_or_default(),
+        domain: map.dns.config.as_ref().map(|c| c.domain.to_string()).unwrap_or_default(),
+        upstreams: running.resolver.upstreams(),
+        problem: if wanted { running.resolver.problem() } else { String::new() },
+    }
+}
+
+fn peer_status(map: &NetworkMap, peer: &meshd_engine::status::PeerStatus, exit_node: bool) -> PeerStatus {
+    let known = map.peers.get(&peer.id);
+    let (path, via) = match peer.path {
+        PathStatus::Direct { endpoint, .. } => ("direct", endpoint.to_string()),
+        PathStatus::Relay(relay) => ("relay", relay_name(map, relay)),
+        PathStatus::None => ("none", String::new()),
+    };
+    let routes = map
+        .routes
+        .iter()
+        .filter(|r| r.owner == peer.id && !r.prefix.is_default())
+        .map(|r| r.prefix.to_string());
+    let kind = match known.map(|p| p.kind) {
+        Some(PeerKind::PlainWireguard) => "wireguard",
+        Some(PeerKind::Meshd) | None => "meshd",
+    };
+    PeerStatus {
+        id: peer.id.0,
+        name: peer.name.to_string(),
+        addresses: peer.addrs.iter().map(|a| a.to_string()).collect(),
+        node_key: peer.key.to_string(),
+        path: path.to_owned(),
+        via,
+        reason: match (peer.path, peer.online) {
+            (PathStatus::None, Some(false)) => "offline".to_owned(),
+            (PathStatus::None, _) => String::new(),
+            _ => peer.reason.to_owned(),
+        },
+        handshake_age: peer.last_handshake.map(|d| d.as_secs()),
+        rx_bytes: peer.rx_bytes,
+        tx_bytes: peer.tx_bytes,
+        rtt_us: peer.rtt.map(|d| u64::try_from(d.as_micros()).unwrap_or(u64::MAX)),
+        routes: routes.collect(),
+        exit_node,
+        owner: known.map(|p| p.owner.clone()).unwrap_or_default(),
+        kind: kind.to_owned(),
+    }
+}
+
+/// A relay's name for people.
+pub(super) fn relay_name(map: &NetworkMap, relay: RelayId) -> String {
+    map.relays.get(&relay).map_or_else(|| format!("relay {relay}"), |r| r.name.clone())
+}

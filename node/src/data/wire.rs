@@ -1,0 +1,105 @@
+//! How a sealed datagram leaves: straight, or in a relay frame.
+
+use crate::udp::UdpSockets;
+use arc_swap::ArcSwap;
+use meshd_engine::Destination;
+use meshd_proto::relay::{DATA_HEADER_LEN, RelayAddr, data_header};
+use meshd_proto::{Endpoint, NodeKey, RelayId};
+use std::collections::HashMap;
+use std::io;
+use std::net::UdpSocket;
+use std::sync::Arc;
+
+/// The relays we are attached to and the peers that may be behind them. Replaced whole by the mesh task.
+#[derive(Clone, Debug, Default)]
+pub struct RelayPeers {
+    /// Where each attached relay receives.
+    pub relays: HashMap<RelayId, Endpoint>,
+    /// The peers of the map by their address on a relay.
+    pub peers: HashMap<RelayAddr, NodeKey>,
+}
+
+impl RelayPeers {
+    /// The relay that sends from `from`.
+    pub fn relay_at(&self, from: Endpoint) -> Option<RelayId> {
+        // A node is attached to two relays at most: a scan is quicker than a second table.
+        self.relays.iter().find(|(_, at)| **at == from).map(|(id, _)| *id)
+    }
+}
+
+/// The sockets and the way through relays. Shared by the data threads and the mesh task.
+#[derive(Debug)]
+pub struct Wire {
+    sockets: UdpSockets,
+    relays: ArcSwap<RelayPeers>,
+}
+
+impl Wire {
+    /// Wraps the sockets.
+    pub fn new(sockets: UdpSockets) -> Self {
+        Self { sockets, relays: ArcSwap::default() }
+    }
+
+    /// The port of both sockets.
+    pub const fn port(&self) -> u16 {
+        self.sockets.port
+    }
+
+    /// The socket of a family.
+    pub const fn socket(&self, v6: bool) -> Option<&UdpSocket> {
+        if v6 { self.sockets.v6.as_ref() } else { self.sockets.v4.as_ref() }
+    }
+
+    /// The relays and peers now.
+    pub fn relays(&self) -> Arc<RelayPeers> {
+        self.relays.load_full()
+    }
+
+    /// Replaces the relays and peers.
+    pub fn set_relays(&self, relays: RelayPeers) {
+        self.relays.store(Arc::new(relays));
+    }
+
+    /// Sends a datagram as it is.
+    ///
+    /// # Errors
+    /// What the kernel says; `WouldBlock` when the socket's buffer is full.
+    pub fn send_to(&self, endpoint: Endpoint, datagram: &[u8]) -> io::Result<()> {
+        let socket = self
+            .sockets
+            .for_addr(&endpoint.0)
+            .ok_or_else(|| io::Error::other("this host has no socket of that family"))?;
+        socket.send_to(datagram, endpoint.0).map(|_| ())
+    }
+
+    /// Sends `frame[DATA_HEADER_LEN..]` to `to`. The bytes before it are room for a relay's header.
+    ///
+    /// # Errors
+    /// As [`Self::send_to`], and when we are not attached to the relay.
+    pub fn send_with_headroom(&self, to: Destination, frame: &mut [u8]) -> io::Result<()> {
+        match to {
+            Destination::Udp(endpoint) => self.send_to(endpoint, &frame[DATA_HEADER_LEN..]),
+            Destination::Relay { relay, peer } => {
+                let at = self.relays.load().relays.get(&relay).copied();
+                let at = at.ok_or_else(|| io::Error::other("not attached to that relay"))?;
+                frame[..DATA_HEADER_LEN].copy_from_slice(&data_header(RelayAddr::of(&peer)));
+                self.send_to(at, frame)
+            }
+        }
+    }
+
+    /// Sends `payload` to `to`, copying it behind a relay's header where one is needed.
+    ///
+    /// # Errors
+    /// As [`Self::send_with_headroom`].
+    pub fn send(&self, to: Destination, payload: &[u8]) -> io::Result<()> {
+        match to {
+            Destination::Udp(endpoint) => self.send_to(endpoint, payload),
+            Destination::Relay { .. } => {
+                let mut frame = vec![0; DATA_HEADER_LEN];
+                frame.extend_from_slice(payload);
+                self.send_with_headroom(to, &mut frame)
+            }
+        }
+    }
+}

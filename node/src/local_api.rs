@@ -1,0 +1,230 @@
+//! The local API's socket: accepts, reads the peer's credentials, decides who may ask what, and hands
+//! the question to the daemon.
+//!
+//! Root and members of the operator group may change things, everybody on the machine may read. There
+//! is no TCP port, so no browser reaches it.
+
+use meshd_proto::localapi::{Ask, Failure, LENGTH_PREFIX, Request, Response, Tell, frame, frame_len};
+use prost::Message;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+/// The group whose members may change things, when it exists.
+pub const OPERATOR_GROUP: &str = "meshd";
+/// Clients at once.
+const MAX_CLIENTS: usize = 64;
+/// How long a client may take to send its question.
+const QUESTION_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A question that passed the check of who asks it.
+#[derive(Debug)]
+pub struct Question {
+    /// What is asked.
+    pub ask: Ask,
+    /// Where the answers go. Closed: the client is gone.
+    pub answers: mpsc::Sender<Response>,
+}
+
+/// The listening socket; the file goes away with it.
+#[derive(Debug)]
+pub struct LocalApi {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl LocalApi {
+    /// Listens on `path`.
+    ///
+    /// # Errors
+    /// `AddrInUse` when another daemon answers there; otherwise what the system says.
+    pub async fn listen(path: &Path) -> io::Result<Self> {
+        if let Some(dir) = path.parent() {
+            std::fs::create_dir_all(dir)?;
+        }
+        if UnixStream::connect(path).await.is_ok() {
+            return Err(io::Error::from(io::ErrorKind::AddrInUse));
+        }
+        match std::fs::remove_file(path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        let listener = UnixListener::bind(path)?;
+        // Everybody may connect: the credentials decide.
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))?;
+        Ok(Self { listener, path: path.to_owned() })
+    }
+
+    /// Serves until dropped. Questions go to `daemon`.
+    pub async fn serve(self, daemon: mpsc::Sender<Question>) {
+        let mut clients = JoinSet::new();
+        loop {
+            tokio::select! {
+                accepted = self.listener.accept() => match accepted {
+                    Ok((stream, _)) if clients.len() < MAX_CLIENTS => {
+                        clients.spawn(client(stream, daemon.clone()));
+                    }
+                    Ok(_) => tracing::debug!("too many local clients: one refused"),
+                    Err(error) => {
+                        tracing::warn!(%error, "the local API cannot accept");
+                        tokio::time::sleep(Duration::from_millis(200)).await;
+                    }
+                },
+                Some(_) = clients.join_next() => {}
+            }
+        }
+    }
+}
+
+impl Drop for LocalApi {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+async fn client(mut stream: UnixStream, daemon: mpsc::Sender<Question>) {
+    let may_change = stream.peer_cred().is_ok_and(|c| may_change(c.uid(), c.gid()));
+    let answer = match tokio::time::timeout(QUESTION_TIMEOUT, question(&mut stream)).await {
+        Ok(Ok(ask)) if may_change || is_reading(&ask) => {
+            return relay_answers(stream, ask, daemon).await;
+        }
+        Ok(Ok(_)) => Failure {
+            message: "not allowed: this changes the node".to_owned(),
+            hint: format!("run it as root, or as a member of the group `{OPERATOR_GROUP}`"),
+            exit_code: 77,
+        },
+        Ok(Err(error)) => Failure::new(
+            format!("the daemon did not understand the question: {error}"),
+            "are `meshd` and the running daemon of the same version? restart the daemon after an upgrade",
+        ),
+        Err(_) => return,
+    };
+    let _ = stream.write_all(&frame(&Response::last(Tell::Failed(answer)))).await;
+}
+
+async fn relay_answers(mut stream: UnixStream, ask: Ask, daemon: mpsc::Sender<Question>) {
+    let (answers, mut incoming) = mpsc::channel::<Response>(64);
+    if daemon.send(Question { ask, answers }).await.is_err() {
+        return;
+    }
+    let mut gone = [0; 1];
+    let (mut read, mut write) = stream.split();
+    loop {
+        tokio::select! {
+            response = incoming.recv() => {
+                let Some(response) = response else { return };
+                if write.write_all(&frame(&response)).await.is_err() || response.last {
+                    return;
+                }
+            }
+            // A client says nothing more: readable means that it hung up.
+            _ = read.read(&mut gone) => return,
+        }
+    }
+}
+
+async fn question(stream: &mut UnixStream) -> Result<Ask, String> {
+    let mut prefix = [0; LENGTH_PREFIX];
+    stream.read_exact(&mut prefix).await.map_err(|e| e.to_string())?;
+    let mut body = vec![0; frame_len(prefix).map_err(|e| e.to_string())?];
+    stream.read_exact(&mut body).await.map_err(|e| e.to_string())?;
+    let request = Request::decode(&*body).map_err(|e| e.to_string())?;
+    request.ask.ok_or_else(|| "an unknown kind of question".to_owned())
+}
+
+const fn is_reading(ask: &Ask) -> bool {
+    match ask {
+        Ask::Status(_) | Ask::Ping(_) => true,
+        Ask::Up(_) | Ask::Down(_) | Ask::Set(_) | Ask::Logs(_) | Ask::CreateDevice(_) | Ask::Logout(_) => {
+            false
+        }
+    }
+}
+
+fn may_change(uid: u32, gid: u32) -> bool {
+    if uid == 0 {
+        return true;
+    }
+    let groups = std::fs::read_to_string("/etc/group").unwrap_or_default();
+    let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    in_operator_group(uid, gid, &groups, &passwd)
+}
+
+/// Whether the user is in [`OPERATOR_GROUP`], by `/etc/group` and `/etc/passwd` (no NSS: a daemon that
+/// asks LDAP through the network it manages would wait for itself).
+fn in_operator_group(uid: u32, gid: u32, groups: &str, passwd: &str) -> bool {
+    let Some(fields) = groups
+        .lines()
+        .map(|l| l.split(':').collect::<Vec<_>>())
+        .find(|f| f.first() == Some(&OPERATOR_GROUP) && f.len() >= 4)
+    else {
+        return false;
+    };
+    if fields[2].parse() == Ok(gid) {
+        return true;
+    }
+    let name = passwd
+        .lines()
+        .map(|l| l.split(':').collect::<Vec<_>>())
+        .find(|f| f.len() > 2 && f[2].parse() == Ok(uid))
+        .map(|f| f[0].to_owned());
+    name.is_some_and(|name| fields[3].split(',').any(|m| m == name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use meshd_proto::localapi::Empty;
+
+    #[test]
+    fn the_operator_group_counts_as_primary_or_as_listed_group() {
+        let groups = "root:x:0:\nmeshd:x:990:alice,bob\n";
+        let passwd = "alice:x:1000:1000::/:/bin/sh\neve:x:1001:1001::/:/bin/sh\n";
+        assert!(in_operator_group(1000, 1000, groups, passwd));
+        assert!(in_operator_group(1001, 990, groups, passwd));
+        assert!(!in_operator_group(1001, 1001, groups, passwd));
+        assert!(!in_operator_group(1000, 1000, "", passwd));
+    }
+
+    #[tokio::test]
+    async fn a_question_reaches_the_daemon_and_its_answers_come_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run/api.sock");
+        let api = LocalApi::listen(&path).await.unwrap();
+        assert_eq!(LocalApi::listen(&path).await.unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        let (tx, mut rx) = mpsc::channel(1);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(api.serve(tx));
+        let mut stream = UnixStream::connect(&path).await.unwrap();
+        stream.write_all(&frame(&Request { ask: Some(Ask::Status(Empty {})) })).await.unwrap();
+        let question = rx.recv().await.unwrap();
+        assert!(matches!(question.ask, Ask::Status(_)));
+        question.answers.send(Response::last(Tell::Done(Empty {}))).await.unwrap();
+        let mut prefix = [0; LENGTH_PREFIX];
+        stream.read_exact(&mut prefix).await.unwrap();
+        let mut body = vec![0; frame_len(prefix).unwrap()];
+        stream.read_exact(&mut body).await.unwrap();
+        assert!(Response::decode(&*body).unwrap().last);
+    }
+
+    #[tokio::test]
+    async fn garbage_gets_an_answer_and_an_oversize_question_no_memory() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("api.sock");
+        let api = LocalApi::listen(&path).await.unwrap();
+        let (tx, _rx) = mpsc::channel(1);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(api.serve(tx));
+        let mut stream = UnixStream::connect(&path).await.unwrap();
+        stream.write_all(&[0xff; 64]).await.unwrap();
+        let mut answer = Vec::new();
+        // The daemon may close with our bytes unread, which resets the stream after the answer.
+        let _ = stream.read_to_end(&mut answer).await;
+        assert!(String::from_utf8_lossy(&answer).contains("did not understand"));
+    }
+}

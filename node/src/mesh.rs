@@ -1,0 +1,350 @@
+//! The mesh task: owns the engine and the relay clients, and is the only one who calls them.
+//!
+//! Inputs come from the data threads (what is not data), from the daemon (maps, hints, settings) and
+//! from time; outputs go to the sockets, to the TUN device and, as [`MeshEvent`]s, to the daemon.
+
+mod relays;
+
+use crate::clock;
+use crate::data::{HandUp, RelayPeers, Snapshot, Wire};
+use crate::tun::Tun;
+use meshd_engine::session::wireguard::WireGuard;
+use meshd_engine::status::Status;
+use meshd_engine::{Destination, Engine, EngineConfig, Event, Input, Settings};
+use meshd_proto::permit::SignedPermit;
+use meshd_proto::relay::RelayAddr;
+use meshd_proto::{Endpoint, Hint, NetworkMap, NodeId, NodeSecret, RelayId};
+use relays::RelayLinks;
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, oneshot};
+
+/// Handed-up packets that may wait.
+pub const HAND_UP_QUEUE: usize = 1024;
+/// Handed-up packets taken before time and commands get their turn.
+const BURST: usize = 64;
+/// How often the wall clock is shown to the engine, for the expiry of keys.
+const WALL_CLOCK: Duration = Duration::from_secs(30);
+/// Interests are gathered this long before the coordinator is asked.
+const INTEREST_RENEWAL: Duration = Duration::from_secs(60);
+
+/// What the daemon tells the mesh task.
+#[derive(Debug)]
+pub enum MeshCommand {
+    /// Another map.
+    Map(Arc<NetworkMap>),
+    /// Where peers may be reached.
+    Hints(Vec<Hint>),
+    /// What the user chose.
+    Settings(Settings),
+    /// Local addresses with our port.
+    LocalEndpoints(Vec<Endpoint>),
+    /// A relay's names were resolved.
+    RelayAddresses {
+        /// Which relay.
+        relay: RelayId,
+        /// Its addresses with its UDP port.
+        addrs: Vec<Endpoint>,
+    },
+    /// A new relay permit.
+    Permit(SignedPermit),
+    /// The host's links changed: prove the paths again.
+    LinksChanged,
+    /// One ping; answered when the peer answers or `until` has come.
+    Ping {
+        /// Whom.
+        peer: NodeId,
+        /// When to give up.
+        until: Instant,
+        /// The result.
+        reply: oneshot::Sender<Option<Pong>>,
+    },
+    /// How is it?
+    Status(oneshot::Sender<Status>),
+}
+
+/// A ping's result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pong {
+    /// Which way the answer came.
+    pub via: Destination,
+    /// Round-trip time.
+    pub rtt: Duration,
+}
+
+/// What the mesh task tells the daemon.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MeshEvent {
+    /// Report to the coordinator where we are.
+    Endpoints {
+        /// Local and mapped.
+        endpoints: Vec<Endpoint>,
+        /// Where relayed packets for us should go.
+        home_relay: Option<RelayId>,
+    },
+    /// Tell the coordinator whom we talk to.
+    Interest(Vec<NodeId>),
+    /// A peer became reachable or unreachable.
+    PeerChanged(NodeId),
+}
+
+/// The mesh task.
+pub struct Mesh {
+    engine: Engine<WireGuard>,
+    relays: RelayLinks,
+    wire: Arc<Wire>,
+    tun: Tun,
+    map: Arc<NetworkMap>,
+    events: mpsc::Sender<MeshEvent>,
+    endpoints: Vec<Endpoint>,
+    home_relay: Option<RelayId>,
+    interest: HashSet<NodeId>,
+    interest_told: Instant,
+    wall_told: Instant,
+    pings: Vec<Waiting>,
+}
+
+struct Waiting {
+    peer: NodeId,
+    until: Instant,
+    reply: oneshot::Sender<Option<Pong>>,
+}
+
+impl Mesh {
+    /// A mesh task with the node's key. `seed` is fresh entropy.
+    pub fn new(
+        secret: &NodeSecret,
+        map: Arc<NetworkMap>,
+        wire: Arc<Wire>,
+        tun: Tun,
+        seed: [u8; 32],
+        events: mpsc::Sender<MeshEvent>,
+    ) -> Self {
+        let now = clock::now();
+        let config = EngineConfig::new(secret.clone(), map.network);
+        let mut engine = Engine::new(config, WireGuard::new(secret), seed, now);
+        engine.handle_input(Input::WallClock(clock::wall()), now);
+        Self {
+            engine,
+            relays: RelayLinks::new(secret.clone(), meshd_proto::keys::hash("meshd relay clients", &[&seed])),
+            wire,
+            tun,
+            map,
+            events,
+            endpoints: Vec::new(),
+            home_relay: None,
+            interest: HashSet::new(),
+            interest_told: now,
+            wall_told: now,
+            pings: Vec::new(),
+        }
+    }
+
+    /// What the data threads read.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.engine.data()
+    }
+
+    /// Runs until the daemon drops its sender.
+    pub async fn run(mut self, mut up: mpsc::Receiver<HandUp>, mut commands: mpsc::Receiver<MeshCommand>) {
+        let map = Arc::clone(&self.map);
+        self.set_map(map);
+        let mut burst = Vec::with_capacity(BURST);
+        loop {
+            self.flush().await;
+            let wake = self.next_wake();
+            tokio::select! {
+                biased;
+                command = commands.recv() => match command {
+                    Some(command) => self.command(command),
+                    None => return,
+                },
+                () = sleep_until(wake) => self.timeout(),
+                _ = up.recv_many(&mut burst, BURST) => {
+                    let now = clock::now();
+                    for what in burst.drain(..) {
+                        self.handed_up(what, now);
+                    }
+                }
+            }
+        }
+    }
+
+    fn command(&mut self, command: MeshCommand) {
+        let now = clock::now();
+        match command {
+            MeshCommand::Map(map) => self.set_map(map),
+            MeshCommand::Hints(hints) => self.engine.handle_input(Input::Hints(hints), now),
+            MeshCommand::Settings(settings) => self.engine.handle_input(Input::Settings(settings), now),
+            MeshCommand::LocalEndpoints(endpoints) => {
+                self.engine.handle_input(Input::LocalEndpoints(endpoints), now);
+            }
+            MeshCommand::RelayAddresses { relay, addrs } => {
+                self.relays.set_addrs(relay, &addrs, now);
+                self.engine.handle_input(Input::RelayAddresses { relay, addrs }, now);
+            }
+            MeshCommand::Permit(permit) => self.relays.set_permit(permit, now),
+            MeshCommand::LinksChanged => self.relays.reattach(now),
+            MeshCommand::Ping { peer, until, reply } => {
+                self.engine.handle_input(Input::Connect(peer), now);
+                self.pings.push(Waiting { peer, until, reply });
+            }
+            // A caller that gave up needs no answer.
+            MeshCommand::Status(reply) => drop(reply.send(self.engine.status(now))),
+        }
+    }
+
+    fn set_map(&mut self, map: Arc<NetworkMap>) {
+        let now = clock::now();
+        self.relays.set_map(&map, now);
+        self.map = Arc::clone(&map);
+        self.engine.handle_input(Input::Map(map), now);
+        self.publish_relays();
+    }
+
+    fn handed_up(&mut self, what: HandUp, now: Instant) {
+        match what {
+            HandUp::Datagram { from, payload } => {
+                self.engine.handle_input(Input::Datagram { from, payload }, now);
+            }
+            HandUp::Outbound { packet } => self.engine.handle_input(Input::Outbound { packet }, now),
+            HandUp::Seen { peer, from } => self.engine.handle_input(Input::PeerSeen { peer, from }, now),
+            HandUp::RelayFrame { from, frame } => {
+                if let Some((relay, addr, payload)) = self.relays.handle_frame(from, &frame, now)
+                    && let Some(peer) = self.wire.relays().peers.get(&addr)
+                {
+                    let from = Destination::Relay { relay, peer: *peer };
+                    self.engine.handle_input(Input::Datagram { from, payload: payload.to_vec() }, now);
+                }
+            }
+        }
+    }
+
+    fn timeout(&mut self) {
+        let now = clock::now();
+        if now >= self.wall_told + WALL_CLOCK {
+            self.wall_told = now;
+            self.engine.handle_input(Input::WallClock(clock::wall()), now);
+        }
+        self.engine.handle_timeout(now);
+        self.relays.handle_timeout(now);
+        let (due, waiting) = std::mem::take(&mut self.pings).into_iter().partition(|p| p.until <= now);
+        self.pings = waiting;
+        for ping in Vec::<Waiting>::from_iter(due) {
+            let _ = ping.reply.send(None);
+        }
+    }
+
+    fn next_wake(&self) -> Instant {
+        let ping = self.pings.iter().map(|p| p.until).min();
+        let interest = (!self.interest.is_empty()).then_some(self.interest_told + INTEREST_RENEWAL);
+        [self.engine.poll_timeout(), self.relays.poll_timeout(), ping, interest]
+            .into_iter()
+            .flatten()
+            .fold(self.wall_told + WALL_CLOCK, Instant::min)
+    }
+
+    /// Drains every output of the engine and of the relay clients.
+    async fn flush(&mut self) {
+        self.flush_relays();
+        while let Some(transmit) = self.engine.poll_transmit() {
+            if let Err(error) = self.wire.send(transmit.to, &transmit.payload) {
+                tracing::trace!(to = ?transmit.to, %error, "a datagram was not sent");
+            }
+            if let Destination::Relay { relay, .. } = transmit.to {
+                self.relays.note_sent(relay, clock::now());
+            }
+        }
+        let mut endpoints_changed = false;
+        let known = self.interest.len();
+        while let Some(event) = self.engine.poll_event() {
+            match event {
+                Event::Interest(node) => drop(self.interest.insert(node)),
+                Event::EndpointsChanged(endpoints) => {
+                    self.endpoints = endpoints;
+                    endpoints_changed = true;
+                }
+                Event::HomeRelay(relay) => {
+                    self.home_relay = Some(relay);
+                    self.relays.want(relay, clock::now());
+                    endpoints_changed = true;
+                }
+                Event::WantRelay(relay) => self.relays.want(relay, clock::now()),
+                Event::Deliver(packet) => {
+                    if let Err(error) = self.tun.send(&packet) {
+                        tracing::debug!(%error, "a packet was not delivered to the host");
+                    }
+                }
+                Event::PathChanged { peer, from, to, why } => {
+                    let name = self.map.peers.get(&peer).map(|p| p.name.as_str());
+                    tracing::info!(peer = name, ?from, ?to, why = why.as_str(), "path changed");
+                    self.tell(MeshEvent::PeerChanged(peer)).await;
+                }
+                Event::PeerUp(peer) | Event::PeerDown(peer) => self.tell(MeshEvent::PeerChanged(peer)).await,
+                Event::FlowsCut { count } => {
+                    tracing::info!(count, "a change of policy cut live flows");
+                }
+                Event::Pong { peer, via, rtt } => self.pong(peer, Pong { via, rtt }),
+            }
+        }
+        self.flush_relays();
+        let now = clock::now();
+        let renew = now >= self.interest_told + INTEREST_RENEWAL;
+        if self.interest.len() > known || (renew && !self.interest.is_empty()) {
+            self.interest_told = now;
+            if renew {
+                let map = Arc::clone(&self.map);
+                self.interest.retain(|n| map.peers.contains_key(n));
+            }
+            let mut nodes: Vec<NodeId> = self.interest.iter().copied().collect();
+            nodes.sort_unstable();
+            self.tell(MeshEvent::Interest(nodes)).await;
+        }
+        if endpoints_changed {
+            let event =
+                MeshEvent::Endpoints { endpoints: self.endpoints.clone(), home_relay: self.home_relay };
+            self.tell(event).await;
+        }
+    }
+
+    fn flush_relays(&mut self) {
+        let now = clock::now();
+        while let Some(t) = self.relays.poll_transmit() {
+            if let Err(error) = self.wire.send_to(t.to, &t.payload) {
+                tracing::trace!(to = %t.to, %error, "a relay frame was not sent");
+            }
+        }
+        let mut changed = false;
+        while let Some((relay, up)) = self.relays.poll_change() {
+            changed = true;
+            self.publish_relays();
+            self.engine.handle_input(if up { Input::RelayUp(relay) } else { Input::RelayDown(relay) }, now);
+        }
+        if changed {
+            self.publish_relays();
+        }
+    }
+
+    fn publish_relays(&self) {
+        let peers = self.map.peers.values().map(|p| (RelayAddr::of(&p.key), p.key)).collect();
+        self.wire.set_relays(RelayPeers { relays: self.relays.attached(), peers });
+    }
+
+    fn pong(&mut self, peer: NodeId, pong: Pong) {
+        let (answered, waiting) = std::mem::take(&mut self.pings).into_iter().partition(|p| p.peer == peer);
+        self.pings = waiting;
+        for ping in Vec::<Waiting>::from_iter(answered) {
+            let _ = ping.reply.send(Some(pong));
+        }
+    }
+
+    async fn tell(&self, event: MeshEvent) {
+        // The daemon outlives this task; when it does not, nobody needs to know.
+        let _ = self.events.send(event).await;
+    }
+}
+
+async fn sleep_until(at: Instant) {
+    tokio::time::sleep_until(at.into()).await;
+}
