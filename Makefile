@@ -31,7 +31,7 @@ STEP := bash .ci/step
 LAB_OWN := interop torture
 LAB_TESTS := $(filter-out $(LAB_OWN),$(sort $(basename $(notdir $(wildcard tests/lab/tests/*.rs)))))
 
-.PHONY: help demo test setup root build lint tidy deny unit lab interop fuzz torture bench-control deb clean
+.PHONY: help demo test setup root build lint tidy deny unit lab interop fuzz torture bench-control deb deb-test clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -41,7 +41,7 @@ demo: root setup build ## a small internet on this machine, the four commands, a
 	@$(STEP) demo "$(CARGO_TARGET_DIR)/debug/meshd-demo"
 
 test: root setup ## everything that CI runs
-	@bash .ci/steps build lint tidy deny unit lab interop fuzz torture bench-control deb
+	@bash .ci/steps build lint tidy deny unit lab interop fuzz torture bench-control deb-test
 
 root:
 	@if [ "$$(id -u)" != 0 ]; then \
@@ -84,8 +84,12 @@ torture: root build ## kill -9 N= times (1000; 200 in CI) at every planned chang
 bench-control: build ## the control plane with 100, 1,000 and 3,000 simulated nodes
 	@$(STEP) bench-control bash tests/bench/control.sh
 
-deb: ## Debian packages, into target/deb
+deb: ## Debian packages, into target/deb (ARCHS="amd64 arm64 armhf")
 	@$(STEP) deb bash packaging/deb/build
+
+deb-test: root ## install, upgrade and purge the packages in a fresh Debian tree
+	@PROFILE=$(or $(PROFILE),dev) $(STEP) deb-build bash packaging/deb/build
+	@$(STEP) deb-test bash packaging/deb/test
 
 clean: ## remove what was built
 	rm -rf target "$(CARGO_TARGET_DIR)"
