@@ -36,8 +36,11 @@ const PING_REPEAT: Duration = Duration::from_millis(1000);
 const ATTEMPT_FIRST: Duration = Duration::from_millis(250);
 /// Slowest repeat of an attach attempt.
 pub const ATTEMPT_MAX: Duration = Duration::from_secs(15);
-/// After a refusal that time alone does not heal, the next attempt (a new permit starts one at once).
-pub const REFUSED_RETRY: Duration = Duration::from_secs(60);
+/// First attempt after a refusal: the relay may hear of a new node a moment after the node hears of the
+/// relay. Doubles up to [`REFUSED_MAX`]; a new permit starts an attempt at once.
+const REFUSED_FIRST: Duration = Duration::from_millis(500);
+/// Slowest repeat while the relay refuses.
+pub const REFUSED_MAX: Duration = Duration::from_secs(60);
 /// *NotAttached* of an unknown sender starts an attempt at most this often.
 const HASTE: Duration = Duration::from_secs(1);
 /// Waiting *PeerGone* events; more are not told.
@@ -150,7 +153,9 @@ pub struct RelayClient {
     draws: u64,
     attempt: Option<Attempt>,
     attachment: Option<Attachment>,
-    /// Whether the last thing that was said is that the relay is down.
+    /// Refusals in a row.
+    refusals: u32,
+    /// What was said last, when that is that the relay is down.
     said_down: Option<DownReason>,
     timers: TimerTable,
     outbox: VecDeque<Transmit>,
@@ -180,6 +185,7 @@ impl RelayClient {
             draws: 0,
             attempt: None,
             attachment: None,
+            refusals: 0,
             said_down: None,
             timers,
             outbox: VecDeque::new(),
@@ -407,6 +413,7 @@ impl RelayClient {
     ) {
         let rtt = self.attachment.as_ref().map_or(Duration::from_millis(200), |a| a.rtt);
         self.attempt = None;
+        self.refusals = 0;
         self.said_down = None;
         self.attachment = Some(Attachment {
             via,
@@ -441,13 +448,16 @@ impl RelayClient {
         self.attempt = None;
         let retry = match reason {
             RefuseReason::StaleCookie => ATTEMPT_FIRST,
-            RefuseReason::Full => ATTEMPT_MAX,
             RefuseReason::NotAttached
+            | RefuseReason::Full
             | RefuseReason::BadPermit
             | RefuseReason::ExpiredPermit
             | RefuseReason::BadProof
             | RefuseReason::Revoked
-            | RefuseReason::Other(_) => REFUSED_RETRY,
+            | RefuseReason::Other(_) => {
+                self.refusals += 1;
+                (REFUSED_FIRST * 2u32.pow(self.refusals.min(8) - 1)).min(REFUSED_MAX)
+            }
         };
         self.timers.set(Timer::Attempt, now + retry);
         if self.attachment.is_none() && reason != RefuseReason::StaleCookie {

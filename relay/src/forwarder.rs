@@ -27,7 +27,7 @@ use meshd_proto::relay::{
 };
 use meshd_proto::stun::Binding;
 use meshd_proto::{Endpoint, NetworkId, NodeKey, NodeSecret, UnixSeconds, VerifyingKey};
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -124,6 +124,8 @@ pub struct RelayServer {
     sources: HashMap<Source, RelayAddr>,
     /// Revoked keys, and until when it matters: a permit cannot live longer.
     revoked: BTreeMap<NodeKey, UnixSeconds>,
+    /// The only keys to admit, where somebody tells; else every key with a permit.
+    members: Option<BTreeSet<NodeKey>>,
     strays: TokenBucket,
     pending: VecDeque<Transmit>,
     next_sweep: Instant,
@@ -158,6 +160,7 @@ impl RelayServer {
             clients: HashMap::new(),
             sources: HashMap::new(),
             revoked: BTreeMap::new(),
+            members: None,
             strays: TokenBucket::full(limits.strays, now),
             pending: VecDeque::new(),
             next_sweep: now + SWEEP_INTERVAL,
@@ -190,12 +193,28 @@ impl RelayServer {
     /// Detaches a node key at once and admits it no more.
     pub fn revoke(&mut self, node: NodeKey, wall: UnixSeconds) {
         self.revoked.insert(node, UnixSeconds(wall.0.saturating_add(2 * PERMIT_LIFETIME)));
+        if let Some(members) = &mut self.members {
+            members.remove(&node);
+        }
         self.detach(RelayAddr::of(&node));
     }
 
-    /// Takes a revocation back, for a node that registered again with its old key.
-    pub fn reinstate(&mut self, node: &NodeKey) {
-        self.revoked.remove(node);
+    /// Takes a revocation back, or adds a member.
+    pub fn reinstate(&mut self, node: NodeKey) {
+        self.revoked.remove(&node);
+        if let Some(members) = &mut self.members {
+            members.insert(node);
+        }
+    }
+
+    /// From now on only these keys are admitted, permit or not; everybody else is detached at once. A
+    /// relay that knows the members (the coordinator's) needs no memory of who was revoked before it
+    /// started.
+    pub fn set_members(&mut self, members: BTreeSet<NodeKey>) {
+        let gone: Vec<RelayAddr> =
+            self.clients.iter().filter(|(_, c)| !members.contains(&c.node)).map(|(addr, _)| *addr).collect();
+        gone.into_iter().for_each(|addr| self.detach(addr));
+        self.members = Some(members);
     }
 
     /// Whether `node` is attached.
@@ -370,7 +389,8 @@ impl RelayServer {
         let claimed = permit.unverified();
         let addr = RelayAddr::of(&claimed.node);
         self.admission.check_cookie(cookie, source, &claimed.node, now)?;
-        if self.revoked.contains_key(&claimed.node) {
+        let stranger = self.members.as_ref().is_some_and(|members| !members.contains(&claimed.node));
+        if stranger || self.revoked.contains_key(&claimed.node) {
             return Err(RefuseReason::Revoked);
         }
         let known = self.clients.get(&addr);

@@ -12,6 +12,7 @@ use crate::clock;
 use crate::forwarder::{Counters, DropReason, Forward, Local, RelayLimits, RelayServer};
 use meshd_proto::{Endpoint, NetworkId, NodeKey, NodeSecret, VerifyingKey};
 use socket::{Received, RelaySocket};
+use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
@@ -79,6 +80,7 @@ pub struct RelayControl(mpsc::Sender<Command>);
 enum Command {
     Revoke(NodeKey),
     Reinstate(NodeKey),
+    SetMembers(BTreeSet<NodeKey>),
     SetPermitKeys(Vec<VerifyingKey>),
     Counters(oneshot::Sender<Counters>),
     Stop(oneshot::Sender<Counters>),
@@ -167,9 +169,14 @@ impl RelayControl {
         self.send(Command::Revoke(node)).await;
     }
 
-    /// Takes a revocation back, for a node that registered again with its old key.
+    /// Takes a revocation back, or adds a member.
     pub async fn reinstate(&self, node: NodeKey) {
         self.send(Command::Reinstate(node)).await;
+    }
+
+    /// From now on only these keys are admitted, permit or not; see [`RelayServer::set_members`].
+    pub async fn set_members(&self, members: BTreeSet<NodeKey>) {
+        self.send(Command::SetMembers(members)).await;
     }
 
     /// Replaces the keys that permits may be signed with.
@@ -233,7 +240,8 @@ async fn serve(mut server: RelayServer, sockets: Vec<RelaySocket>, mut commands:
 fn obey(server: &mut RelayServer, sockets: &[RelaySocket], command: Command) -> ControlFlow<()> {
     match command {
         Command::Revoke(node) => server.revoke(node, clock::wall()),
-        Command::Reinstate(node) => server.reinstate(&node),
+        Command::Reinstate(node) => server.reinstate(node),
+        Command::SetMembers(members) => server.set_members(members),
         Command::SetPermitKeys(keys) => server.set_permit_keys(keys),
         // The asker may have gone; then nobody wants the answer.
         Command::Counters(reply) => _ = reply.send(server.counters()),

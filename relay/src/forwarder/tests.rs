@@ -175,9 +175,25 @@ fn a_revoked_node_is_cut_at_once_and_not_admitted_again() {
     net.run(Duration::from_secs(30));
     assert!(net.events.contains(&(0, RelayEvent::Down { why: DownReason::Refused(RefuseReason::Revoked) })));
     assert_eq!(net.server.counters().clients, 1);
-    net.server.reinstate(&secret(1).public());
+    net.server.reinstate(secret(1).public());
     net.run(Duration::from_secs(70));
     assert_eq!(net.server.counters().clients, 2);
+}
+
+#[test]
+fn a_relay_that_knows_the_members_admits_nobody_else_whatever_their_permit() {
+    let mut net = Net::new(2);
+    up(&mut net);
+    net.server.set_members([secret(2).public()].into());
+    assert_eq!(net.server.counters().clients, 1);
+    net.run(Duration::from_secs(30));
+    assert_eq!(net.server.counters().clients, 1);
+    net.server.reinstate(secret(1).public());
+    net.run(Duration::from_secs(90));
+    assert_eq!(net.server.counters().clients, 2);
+    let wall = net.wall();
+    net.server.revoke(secret(1).public(), wall);
+    assert_eq!(net.server.counters().clients, 1);
 }
 
 #[test]
