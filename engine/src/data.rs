@@ -17,6 +17,7 @@ mod slot;
 
 pub use counters::{Counters, DropReason};
 pub use open::{OpenSink, open_run};
+pub(crate) use seal::route_of;
 pub use seal::{SealSink, seal_run};
 pub use slot::{Live, PathChoice, PeerSlot};
 

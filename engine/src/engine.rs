@@ -1,20 +1,77 @@
 //! The state machine: control state of one node, owned by value by one task of the host.
+//!
+//! The parts of its one `impl`: [`map`] applies maps and publishes snapshots, [`handshake`] makes and
+//! keeps sessions, [`probing`] proves paths, [`wan`] knows our own endpoints and the relays, [`report`]
+//! answers questions.
+//!
+//! Invariants: a path change touches no session; a map change touches no session of a peer that stays;
+//! what a stranger sends changes nothing before it is authenticated.
 
-use crate::data::DataSnapshot;
+mod handshake;
+mod map;
+mod probing;
+mod report;
+mod sink;
+mod wan;
+
+use crate::data::conntrack::Conntrack;
+use crate::data::routes::RouteTable;
+use crate::data::{Counters, DataSnapshot, DropReason, open_run};
 use crate::entropy::Entropy;
-use crate::event::{EngineConfig, Event, Input, Transmit};
-use crate::session::SessionFactory;
-use crate::status::Status;
+use crate::event::{Destination, EngineConfig, Event, Input, PathReason, Settings, Source, Transmit};
+use crate::path::probe::{self, SenderTag};
+use crate::peers::Peers;
+use crate::session::{MessageKind, Session, SessionFactory, SessionIndex};
+use crate::stun::Stun;
+use crate::timers::Timers;
 use arc_swap::ArcSwap;
-use std::collections::VecDeque;
+use meshd_policy::Filter;
+use meshd_proto::{Endpoint, NetworkMap, NodeId, NodeKey, RelayId, UnixSeconds};
+use sink::Sink;
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// What the engine waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Timer {
+    /// A session's own timers.
+    Session(NodeId),
+    /// A handshake initiation is repeated.
+    Handshake(NodeId),
+    /// A look at a peer's paths.
+    Path(NodeId),
+    /// A STUN request is due.
+    Stun,
+    /// The next STUN round.
+    StunRound,
+    /// A peer's key ends.
+    Expiry,
+}
 
 /// The engine. See the crate's documentation for the order of calls.
 pub struct Engine<F: SessionFactory> {
-    _config: EngineConfig,
-    _factory: F,
-    _entropy: Entropy,
+    config: EngineConfig,
+    public: NodeKey,
+    tag: SenderTag,
+    factory: F,
+    entropy: Entropy,
+    map: Arc<NetworkMap>,
+    settings: Settings,
+    wall: Option<(UnixSeconds, Instant)>,
+    peers: Peers<F::Session>,
+    indexes: HashMap<SessionIndex, NodeId>,
+    timers: Timers<Timer>,
+    stun: Stun,
+    relays_up: BTreeSet<RelayId>,
+    relays_wanted: BTreeSet<RelayId>,
+    home_relay: Option<RelayId>,
+    local: Vec<Endpoint>,
+    endpoints: Vec<Endpoint>,
+    generation: u64,
+    flows_cut: u64,
+    counters: Arc<Counters>,
+    epoch: Instant,
     data: Arc<ArcSwap<DataSnapshot<F::Session>>>,
     transmits: VecDeque<Transmit>,
     events: VecDeque<Event>,
@@ -25,19 +82,84 @@ impl<F: SessionFactory> Engine<F> {
     ///
     /// `factory` makes the sessions for the same key as `config`. `seed` is 32 random bytes.
     pub fn new(config: EngineConfig, factory: F, seed: [u8; 32], now: Instant) -> Self {
-        let _ = (config, factory, seed, now);
-        todo!()
+        let mut entropy = Entropy::new(seed);
+        let public = config.secret.public();
+        let counters = Arc::new(Counters::default());
+        let snapshot = DataSnapshot {
+            generation: 0,
+            routes: RouteTable::default(),
+            filter: Filter::default(),
+            own: None,
+            peers: Vec::new(),
+            sources: Vec::new(),
+            by_index: HashMap::new(),
+            conntrack: Arc::new(Conntrack::new(entropy.bytes())),
+            counters: Arc::clone(&counters),
+            epoch: now,
+        };
+        Self {
+            tag: SenderTag::of(&config.network, &public),
+            map: Arc::new(NetworkMap::empty(config.network)),
+            config,
+            public,
+            factory,
+            entropy,
+            settings: Settings::default(),
+            wall: None,
+            peers: Peers::new(),
+            indexes: HashMap::new(),
+            timers: Timers::new(),
+            stun: Stun::default(),
+            relays_up: BTreeSet::new(),
+            relays_wanted: BTreeSet::new(),
+            home_relay: None,
+            local: Vec::new(),
+            endpoints: Vec::new(),
+            generation: 0,
+            flows_cut: 0,
+            counters,
+            epoch: now,
+            data: Arc::new(ArcSwap::from_pointee(snapshot)),
+            transmits: VecDeque::new(),
+            events: VecDeque::new(),
+        }
     }
 
     /// Takes one input. Drain [`Self::poll_transmit`] and [`Self::poll_event`] afterwards.
-    pub fn handle_input(&mut self, _input: Input, _now: Instant) {}
+    pub fn handle_input(&mut self, input: Input, now: Instant) {
+        match input {
+            Input::Map(map) => self.apply_map(map, now),
+            Input::Settings(settings) => self.apply_settings(settings, now),
+            Input::WallClock(seconds) => self.set_wall_clock(seconds, now),
+            Input::Hints(hints) => hints.into_iter().for_each(|h| self.apply_hint(h, now)),
+            Input::LocalEndpoints(local) => self.set_local_endpoints(local, now),
+            Input::RelayAddresses { relay, addrs } => self.set_relay_addresses(relay, &addrs, now),
+            Input::RelayUp(relay) => self.relay_up(relay, now),
+            Input::RelayDown(relay) => self.relay_down(relay, now),
+            Input::Datagram { from, payload } => self.handle_datagram(from, &payload, now),
+            Input::Outbound { packet } => self.handle_outbound(packet, now),
+            Input::PeerSeen { peer, from } => self.peer_seen(peer, from, now),
+            Input::Connect(peer) => self.connect(peer, now),
+        }
+    }
 
     /// Does what is due. Call it when the time of [`Self::poll_timeout`] has come.
-    pub fn handle_timeout(&mut self, _now: Instant) {}
+    pub fn handle_timeout(&mut self, now: Instant) {
+        while let Some(timer) = self.timers.pop(now) {
+            match timer {
+                Timer::Session(peer) => self.tick_session(peer, now),
+                Timer::Handshake(peer) => self.retry_handshake(peer, now),
+                Timer::Path(peer) => self.look_at_paths(peer, now),
+                Timer::Stun => self.poll_stun(now),
+                Timer::StunRound => self.next_stun_round(now),
+                Timer::Expiry => self.check_expiry(now),
+            }
+        }
+    }
 
     /// When [`Self::handle_timeout`] is to be called next; `None`: only after another input.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        None
+        self.timers.next()
     }
 
     /// The next datagram to send.
@@ -55,8 +177,68 @@ impl<F: SessionFactory> Engine<F> {
         Arc::clone(&self.data)
     }
 
-    /// How things are, for the command line.
-    pub fn status(&self, _now: Instant) -> Status {
-        todo!()
+    fn send(&mut self, to: Destination, payload: Vec<u8>) {
+        self.transmits.push_back(Transmit { to, payload });
+    }
+
+    fn handle_datagram(&mut self, from: Source, payload: &[u8], now: Instant) {
+        match MessageKind::of(payload) {
+            MessageKind::Initiation => self.handle_initiation(from, payload, now),
+            MessageKind::Response | MessageKind::Cookie => self.handle_handshake_answer(from, payload, now),
+            MessageKind::Data => self.open_slowly(from, payload, now),
+            MessageKind::Other if probe::is_probe(payload) => self.handle_probe(from, payload, now),
+            MessageKind::Other => self.handle_stun(from, payload, now),
+        }
+    }
+
+    /// Opens a data message here, not in a data thread.
+    fn open_slowly(&mut self, from: Source, payload: &[u8], now: Instant) {
+        let snapshot = self.data.load_full();
+        let mut sink = Sink::default();
+        open_run(&snapshot, [(from, payload)], &mut sink, now);
+        self.events.extend(sink.delivered.drain(..).map(Event::Deliver));
+        for (peer, from) in sink.seen {
+            self.peer_seen(peer, from, now);
+        }
+    }
+
+    /// Writes a peer's path to its slot after `paths` changed, and says so.
+    fn sync_path(&mut self, id: NodeId, change: Option<PathReason>, now: Instant) {
+        let Some(why) = change else { return };
+        let Some(state) = self.peers.get_mut(id) else { return };
+        let choice = state.paths.choice();
+        let before = {
+            let mut live = state.slot.lock();
+            std::mem::replace(&mut live.path, choice)
+        };
+        let in_doubt = matches!(why, PathReason::Doubtful | PathReason::Recovered);
+        if state.up && before != choice && (before.to != choice.to || in_doubt) {
+            self.events.push_back(Event::PathChanged { peer: id, from: before.to, to: choice.to, why });
+        }
+        if before.to.is_none() && choice.to.is_some() && !state.queue.is_empty() {
+            self.flush(id, now);
+        }
+    }
+
+    /// Whether there is a session to send with.
+    fn is_ready(&self, id: NodeId, now: Instant) -> bool {
+        self.peers.get(id).is_some_and(|p| p.slot.lock().session.as_ref().is_some_and(|s| s.is_ready(now)))
+    }
+
+    /// Whether data goes to or from a peer, or is about to.
+    fn in_use(&self, id: NodeId, now: Instant) -> bool {
+        self.peers.get(id).is_some_and(|p| {
+            p.attempt.is_some() || p.activity(self.epoch).idle_for(now) < crate::path::RECENT
+        })
+    }
+
+    fn count(&self, why: DropReason) {
+        self.counters.count(why);
     }
 }
+
+/// A timer that would fire at once, but in the next call.
+const SOON: Duration = Duration::from_millis(1);
+
+#[cfg(test)]
+mod tests;

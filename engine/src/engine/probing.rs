@@ -1,0 +1,244 @@
+//! Proving paths: probes out and in, lists of endpoints, and the look at what is selected.
+
+use super::{Engine, SOON, Timer};
+use crate::data::DropReason;
+use crate::event::{Destination, Event, Source};
+use crate::path::candidate::{Origin, Rules};
+use crate::path::probe::{self, Content, MAX_CANDIDATES, Probe, ProbeKey, TxId};
+use crate::path::{Look, MAX_PER_FAMILY};
+use crate::session::SessionFactory;
+use meshd_proto::{Endpoint, Hint, NodeId};
+use std::time::{Duration, Instant};
+
+/// A peer is told our candidates at most this often, unless they changed.
+const TELL: Duration = Duration::from_secs(2);
+
+impl<F: SessionFactory> Engine<F> {
+    pub(super) fn rules(&self) -> Rules<'_> {
+        Rules {
+            mesh: self.map.me.as_ref().map(|me| me.prefixes),
+            advertised: &self.settings.advertised,
+            servers: self.stun.servers(),
+            allow_loopback: self.config.allow_loopback,
+        }
+    }
+
+    /// At most 8 endpoints of each family that a peer's list may make us try.
+    fn listed(&self, endpoints: &[Endpoint]) -> Vec<Endpoint> {
+        let rules = self.rules();
+        let mut counts = [0; 2];
+        let mut out = Vec::new();
+        for endpoint in endpoints.iter().map(|e| Endpoint::canonical(e.0)) {
+            let count = &mut counts[usize::from(endpoint.0.is_ipv6())];
+            if *count < MAX_PER_FAMILY && rules.allow_listed(endpoint) && !out.contains(&endpoint) {
+                *count += 1;
+                out.push(endpoint);
+            }
+        }
+        out
+    }
+
+    pub(super) fn apply_hint(&mut self, hint: Hint, now: Instant) {
+        let list = self.listed(&hint.endpoints);
+        let id = hint.node;
+        let Some(state) = self.peers.get_mut(id) else { return };
+        if state.hint.as_ref().is_some_and(|old| old.seq >= hint.seq) {
+            return;
+        }
+        let news = state.paths.set_list(Origin::Hint, &list, now);
+        let online = hint.online;
+        state.hint = Some(hint);
+        let attempting = state.attempt.is_some();
+        let known = state.up || attempting;
+        if online || !known {
+            state.slot.set_alive(online);
+        }
+        self.refresh_relay(id, now);
+        if news && self.in_use(id, now) {
+            self.timers.set_earlier(Timer::Path(id), now + SOON);
+            if attempting && !self.is_ready(id, now) {
+                self.initiate(id, now);
+            }
+        }
+    }
+
+    /// The key for probes with a peer.
+    fn probe_key(&mut self, id: NodeId) -> Option<ProbeKey> {
+        let (secret, network, public) = (&self.config.secret, &self.config.network, &self.public);
+        let state = self.peers.get_mut(id)?;
+        let key = state.peer.key;
+        let made = state.probe_key.get_or_insert_with(|| {
+            let shared = secret.diffie_hellman(key.as_bytes())?;
+            Some(ProbeKey::derive(&shared, network, public, &key))
+        });
+        made.clone()
+    }
+
+    fn send_probe(&mut self, id: NodeId, to: Destination, txid: TxId, content: Content, now: Instant) {
+        let has_session = self.is_ready(id, now);
+        let Some(key) = self.probe_key(id) else { return };
+        let nonce = self.nonce();
+        let datagram = probe::seal(&key, self.tag, &nonce, &Probe { txid, has_session, content });
+        self.send(to, datagram);
+    }
+
+    fn nonce(&mut self) -> [u8; 24] {
+        self.entropy.bytes()
+    }
+
+    pub(super) fn ping(&mut self, id: NodeId, to: Destination, asked: bool, now: Instant) {
+        let txid = TxId(self.entropy.bytes());
+        let Some(state) = self.peers.get_mut(id).filter(|s| s.is_meshd()) else { return };
+        state.paths.pinged(to, txid, now);
+        if asked {
+            state.asked.truncate(7);
+            state.asked.insert(0, txid);
+        }
+        self.send_probe(id, to, txid, Content::Ping, now);
+    }
+
+    /// Tells a peer over the relay (and the direct path, if there is one) where we are.
+    pub(super) fn tell_candidates(&mut self, id: NodeId, now: Instant) {
+        let Some(state) = self.peers.get(id) else { return };
+        if state.told.is_none_or(|at| now.saturating_duration_since(at) >= TELL) {
+            self.tell_candidates_now(id, now);
+        }
+    }
+
+    pub(super) fn tell_candidates_now(&mut self, id: NodeId, now: Instant) {
+        let endpoints: Vec<_> = self.endpoints.iter().copied().take(MAX_CANDIDATES).collect();
+        let home_relay = self.home_relay.filter(|r| self.relays_up.contains(r));
+        let Some(state) = self.peers.get_mut(id).filter(|s| s.is_meshd()) else { return };
+        let direct = state.paths.selected().map(Destination::Udp);
+        let ways: Vec<_> = state.paths.over_relay().into_iter().chain(direct).collect();
+        if ways.is_empty() {
+            return;
+        }
+        state.told = Some(now);
+        for to in ways {
+            let txid = TxId(self.entropy.bytes());
+            let content = Content::Candidates { home_relay, endpoints: endpoints.clone() };
+            self.send_probe(id, to, txid, content, now);
+        }
+    }
+
+    pub(super) fn handle_probe(&mut self, from: Source, datagram: &[u8], now: Instant) {
+        let id = probe::sender(datagram).ok().and_then(|tag| self.peers.by_tag(tag));
+        let id = id.filter(|id| self.peers.get(*id).is_some_and(|s| s.is_meshd()));
+        let opened = id.and_then(|id| Some((id, probe::open(&self.probe_key(id)?, datagram).ok()?)));
+        let Some((id, probe)) = opened else {
+            self.count(DropReason::BadProbe);
+            return;
+        };
+        self.heard_probe(id, from, now);
+        match probe.content {
+            Content::Ping => {
+                let observed = match from {
+                    Source::Udp(endpoint) => Some(endpoint),
+                    Source::Relay { .. } => None,
+                };
+                self.send_probe(id, from, probe.txid, Content::Pong { observed }, now);
+            }
+            Content::Pong { .. } => self.handle_pong(id, from, probe.txid, now),
+            Content::Candidates { home_relay, endpoints } => {
+                let list = self.listed(&endpoints);
+                let Some(state) = self.peers.get_mut(id) else { return };
+                state.relay_told = home_relay.or(state.relay_told);
+                state.paths.set_list(Origin::Exchanged, &list, now);
+                // The peer is trying now: so do we, or the NATs in between never see both of us.
+                state.paths.restart(now);
+                self.refresh_relay(id, now);
+                self.tell_candidates(id, now);
+                self.timers.set_earlier(Timer::Path(id), now + SOON);
+            }
+        }
+        // The peer has a session that we have lost (a restart): make a new one before it has to notice.
+        if probe.has_session && !self.is_ready(id, now) {
+            self.begin(id, now);
+        }
+    }
+
+    /// An authentic probe came that way.
+    fn heard_probe(&mut self, id: NodeId, from: Source, now: Instant) {
+        match from {
+            Source::Relay { relay, .. } => {
+                if let Some(state) = self.peers.get_mut(id) {
+                    state.relay_heard = Some((relay, now));
+                    state.slot.set_alive(true);
+                }
+                self.refresh_relay(id, now);
+            }
+            Source::Udp(endpoint) => {
+                if !self.rules().allow_learned(endpoint) {
+                    return;
+                }
+                let Some(state) = self.peers.get_mut(id) else { return };
+                state.slot.set_alive(true);
+                if state.paths.hear(endpoint, now) {
+                    self.timers.set_earlier(Timer::Path(id), now + SOON);
+                }
+            }
+        }
+    }
+
+    fn handle_pong(&mut self, id: NodeId, from: Source, txid: TxId, now: Instant) {
+        let Some(state) = self.peers.get_mut(id) else { return };
+        let Some(rtt) = state.paths.ponged(from, txid, now) else { return };
+        if let Some(i) = state.asked.iter().position(|t| *t == txid) {
+            state.asked.remove(i);
+            self.events.push_back(Event::Pong { peer: id, via: from, rtt });
+        }
+        if let Source::Udp(endpoint) = from {
+            let change = state.paths.select(endpoint);
+            self.sync_path(id, change, now);
+            self.timers.set_earlier(Timer::Path(id), now + SOON);
+        }
+    }
+
+    /// The look at a peer's paths that is due.
+    pub(super) fn look_at_paths(&mut self, id: NodeId, now: Instant) {
+        let Some(state) = self.peers.get_mut(id).filter(|s| s.is_meshd()) else { return };
+        let activity = state.activity(self.epoch);
+        let Look { ping, change, exchange, next } = state.paths.look(activity, now);
+        self.sync_path(id, change, now);
+        for endpoint in ping {
+            self.ping(id, Destination::Udp(endpoint), false, now);
+        }
+        if exchange {
+            self.show_interest(id, now);
+            self.tell_candidates(id, now);
+        }
+        // Pings just sent have moved their own times: look again for the next one.
+        let next = self.peers.get(id).and_then(|s| s.paths.next_look(activity, now)).or(next);
+        if let Some(next) = next {
+            self.timers.set(Timer::Path(id), next.max(now + SOON));
+        }
+    }
+
+    /// Refreshes which relay a peer is reached through.
+    pub(super) fn refresh_relay(&mut self, id: NodeId, now: Instant) {
+        let Some(state) = self.peers.get(id).filter(|s| s.is_meshd()) else { return };
+        let named = state.relay_told.or_else(|| state.hint.as_ref().and_then(|h| h.home_relay));
+        let named = named.filter(|r| self.map.relays.contains_key(r));
+        let heard = state
+            .relay_heard
+            .filter(|(_, at)| now.saturating_duration_since(*at) < crate::path::RECENT)
+            .map(|(relay, _)| relay);
+        let up = |relay: &meshd_proto::RelayId| self.relays_up.contains(relay);
+        let usable = heard
+            .filter(up)
+            .or(named.filter(up))
+            // Without better knowledge: where the mesh's other nodes are.
+            .or_else(|| self.home_relay.filter(up))
+            .or_else(|| self.relays_up.first().copied());
+        let wanted = named.filter(|r| !up(r) && self.in_use(id, now));
+        if let Some(relay) = wanted
+            && self.relays_wanted.insert(relay)
+        {
+            self.events.push_back(Event::WantRelay(relay));
+        }
+        let Some(state) = self.peers.get_mut(id) else { return };
+        let change = state.paths.set_relay(usable);
+        self.sync_path(id, change, now);
+    }
+}
