@@ -129,7 +129,7 @@ pub struct Process {
     pub(crate) child: Child,
     pub(crate) command: String,
     /// Both outputs.
-    pub(crate) log: PathBuf,
+    pub log: PathBuf,
 }
 
 impl Process {

@@ -1,0 +1,162 @@
+//! What goes on, and what comes back, when something dies.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use meshd_lab::mesh::{SmallInternet, fetch, mesh_address, ping_until, up, wait_direct, wait_status};
+use meshd_lab::{Host, wait_within};
+
+const MIB: usize = 1 << 20;
+
+/// Everything of a host that `meshd` may touch, as text.
+fn host_state(host: &Host) -> Result<String> {
+    host.sh(
+        "set -e; ip rule; ip -6 rule; ip route show table all type unicast; ip -6 route show table all type unicast; \
+         ip -o link | sed 's/^[0-9]*: //'; nft list ruleset; cat /etc/resolv.conf; ls -l /etc/resolv.conf | cut -c1-10; \
+         cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv6/conf/all/forwarding \
+         /proc/sys/net/ipv4/conf/all/rp_filter /proc/sys/net/ipv4/conf/*/src_valid_mark",
+    )
+}
+
+/// Fetches until it works: a node that has just come up may need a moment.
+fn fetch_until(host: &Host, url: &str, body: &[u8], limit: Duration) -> Result<()> {
+    let mut last = String::new();
+    let found = wait_within(limit, || match fetch(host, url) {
+        Ok(got) if got == body => Some(()),
+        Ok(got) => {
+            last = format!("{} other bytes", got.len());
+            None
+        }
+        Err(error) => {
+            last = error.to_string();
+            None
+        }
+    });
+    found.ok_or_else(|| anyhow::anyhow!("{} never fetched {url}: {last}", host.name()))
+}
+
+#[test]
+fn a_rebooted_pi_is_a_subnet_router_again_without_a_command() -> Result<()> {
+    let net = SmallInternet::new("pi_reboot")?;
+    let _coordinator = net.join_all()?;
+    let body = net.serve_random(MIB)?;
+    fetch_until(&net.laptop, "http://nas.home.internal/", &body, Duration::from_secs(15))?;
+    net.pi.reboot()?;
+    // What the enabled unit does at boot.
+    let _daemon = net.pi.spawn("meshd", ["run"])?;
+    let body = net.serve_random(MIB)?;
+    fetch_until(&net.laptop, "http://nas.home.internal/", &body, Duration::from_secs(20))?;
+    ping_until(&net.pi, "laptop", Duration::from_secs(10))?;
+    Ok(())
+}
+
+#[test]
+fn without_the_coordinator_links_go_on_and_a_rebooted_node_starts_from_its_stored_map() -> Result<()> {
+    let net = SmallInternet::new("no_coordinator")?;
+    let mut coordinator = net.join_all()?;
+    wait_direct(&net.laptop, "pi")?;
+    wait_direct(&net.pi, "laptop")?;
+    coordinator.kill()?;
+    let body = net.serve_random(MIB)?;
+    fetch_until(&net.laptop, "http://nas.home.internal/", &body, Duration::from_secs(10))?;
+
+    net.pi.reboot()?;
+    let _daemon = net.pi.spawn("meshd", ["run"])?;
+    wait_status(&net.pi, "up without the coordinator", |status| status["state"] == "up-offline")?;
+    let body = net.serve_random(MIB)?;
+    fetch_until(&net.laptop, "http://nas.home.internal/", &body, Duration::from_secs(30))?;
+
+    coordinator.resume()?;
+    wait_status(&net.pi, "the coordinator is back", |status| status["state"] == "up")?;
+    wait_status(&net.laptop, "the coordinator is back", |status| status["state"] == "up")?;
+    Ok(())
+}
+
+#[test]
+fn down_leaves_the_host_as_it_was() -> Result<()> {
+    let net = SmallInternet::new("down")?;
+    let before = host_state(&net.pi)?;
+    let _coordinator = net.join_all()?;
+    ping_until(&net.pi, "laptop", Duration::from_secs(10))?;
+    assert_ne!(host_state(&net.pi)?, before);
+    net.pi.run("meshd", ["down"])?.success()?;
+    assert_eq!(host_state(&net.pi)?, before);
+    // The settings are still known.
+    up(&net.pi, &[])?;
+    ping_until(&net.laptop, &net.nas4.to_string(), Duration::from_secs(15))?;
+    Ok(())
+}
+
+#[test]
+fn after_a_killed_daemon_cleanup_leaves_the_host_as_it_was() -> Result<()> {
+    let net = SmallInternet::new("killed")?;
+    let before = host_state(&net.pi)?;
+    let _coordinator = net.join_all()?;
+    ping_until(&net.pi, "laptop", Duration::from_secs(10))?;
+    net.pi.sh("pkill -KILL -f '^/.*meshd run|^meshd run' || pkill -KILL meshd")?;
+    net.pi.run("meshd", ["cleanup"])?.success()?;
+    let same = wait_within(Duration::from_secs(5), || (host_state(&net.pi).ok()? == before).then_some(()));
+    if same.is_none() {
+        assert_eq!(host_state(&net.pi)?, before);
+    }
+    let daemon = net.pi.spawn("meshd", ["run"])?;
+    ping_until(&net.laptop, &net.nas4.to_string(), Duration::from_secs(20))?;
+    daemon.terminate()?;
+    Ok(())
+}
+
+#[test]
+fn a_lossy_slow_link_still_carries_a_fetch() -> Result<()> {
+    let net = SmallInternet::new("lossy")?;
+    let _coordinator = net.join_all()?;
+    let body = net.serve_random(MIB / 4)?;
+    net.away.host.set_loss("wan", 5)?;
+    net.home.host.set_rate("wan", 20)?;
+    fetch_until(&net.laptop, &format!("http://{}/", net.nas4), &body, Duration::from_secs(60))
+}
+
+#[test]
+fn a_forward_drop_of_somebody_else_is_named_with_what_helps() -> Result<()> {
+    let net = SmallInternet::new("foreign_drop")?;
+    net.pi
+        .nft("table ip foreign { chain forward { type filter hook forward priority 0; policy drop; } }\n")?;
+    let _coordinator = net.join_all()?;
+    let status = wait_status(&net.pi, "the foreign drop is named", |status| {
+        status["problems"].as_array().is_some_and(|all| {
+            all.iter().any(|p| {
+                format!("{p}").contains("foreign") && p["help"].as_str().is_some_and(|h| !h.is_empty())
+            })
+        })
+    })?;
+    println!("{:#}", status["problems"]);
+    assert!(!net.laptop.run("ping", ["-c", "1", "-W", "1", &net.nas4.to_string()])?.is_success());
+    Ok(())
+}
+
+#[test]
+fn another_vpn_that_drops_the_mesh_range_is_named() -> Result<()> {
+    let net = SmallInternet::new("other_vpn")?;
+    let rules = "table inet othervpn { chain input { type filter hook input priority 0; \
+                 iifname != \"vpn0\" ip saddr 100.64.0.0/10 drop; } }\n";
+    net.laptop.nft(rules)?;
+    let before = net.laptop.sh("nft list ruleset")?;
+    let coordinator = net.coordinator()?;
+    let token = coordinator.token()?;
+    let said = net.laptop.run("meshd", ["up", "--no-service", &token])?;
+    let status = net.laptop.run("meshd", ["status", "--json"])?.stdout;
+    let all = format!("{}{}{status}", said.stdout, said.stderr);
+    assert!(all.contains("othervpn") && all.contains("100.64.0.0/10"), "{all}");
+    let _ = net.laptop.run("meshd", ["down"])?;
+    assert_eq!(net.laptop.sh("nft list ruleset")?, before);
+    Ok(())
+}
+
+#[test]
+fn a_symmetric_nat_on_one_side_is_carried_by_the_relay() -> Result<()> {
+    let net = SmallInternet::with_nats("symmetric", meshd_lab::Nat::Home, meshd_lab::Nat::Symmetric)?;
+    let _coordinator = net.join_all()?;
+    let body = net.serve_random(MIB)?;
+    fetch_until(&net.laptop, "http://nas.home.internal/", &body, Duration::from_secs(20))?;
+    assert!(!mesh_address(&net.laptop)?.is_unspecified());
+    Ok(())
+}
