@@ -78,6 +78,12 @@ impl<P: Deref<Target = Policy>> Compiled<P> {
         Some(self.policy.index.node(class, &node.addrs, node.routes))
     }
 
+    /// Whether some rule names one of these addresses by number: then a node's filter is its own, not
+    /// that of its class.
+    pub fn names_address(&self, addrs: &MeshAddrs) -> bool {
+        self.policy.index.names_address(addrs)
+    }
+
     /// What lies behind a prefix as a party: a node needs the route when its own party
     /// [connects](Party::connects) with this.
     pub fn prefix_party(&self, prefix: Prefix) -> Party {

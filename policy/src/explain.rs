@@ -68,11 +68,7 @@ pub fn explain(policy: &Policy, mesh: &MeshFacts<'_>, flow: &Question) -> Explan
                 |t: &&crate::policy::Target| t.ports.iter().any(|r| r.covers(flow.protocol, flow.dst_port));
             let target = rule.targets.iter().filter(port).find(|t| fits(&t.selector));
             steps.extend(target.map(|t| {
-                let why = if route.is_some() {
-                    t.selector.to_string()
-                } else {
-                    membership(policy, &t.selector, Some(node))
-                };
+                let why = membership(policy, &t.selector, Some(**node).filter(|_| route.is_none()));
                 format!("destination: {why} (line {})", t.pos.line)
             }));
         }

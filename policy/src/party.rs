@@ -109,6 +109,12 @@ impl RuleIndex {
         party
     }
 
+    /// Whether some rule names one of these addresses by number.
+    pub(crate) fn names_address(&self, addrs: &MeshAddrs) -> bool {
+        let named = |side: &Side| addrs.iter().any(|ip| side.addresses.covering(ip).next().is_some());
+        named(&self.sources) || named(&self.targets)
+    }
+
     /// The rules with `autogroup:self` among their destinations.
     pub(crate) fn own_rules(&self) -> &[u32] {
         &self.targets.own

@@ -16,21 +16,40 @@ use crate::selector::{self, Names, Selector};
 use meshd_proto::{DnsName, Prefix, Tag, limits};
 use std::collections::BTreeMap;
 
-/// Sections that Tailscale or headscale know and this product does not.
-const UNSUPPORTED: &[&str] = &[
-    "ssh",
-    "sshTests",
-    "nodeAttrs",
-    "postures",
-    "defaultSrcPosture",
-    "ipsets",
-    "derpMap",
-    "disableIPv4",
-    "OneCGNATRoute",
-    "randomizeClientPort",
-    "extraDNSRecords",
-    "$schema",
-];
+/// The keys of an object.
+struct Keys {
+    known: &'static [&'static str],
+    /// Leaving them out grants nothing: named in a warning.
+    ignored: &'static [&'static str],
+    /// Named in an error, with what to do.
+    refused: &'static [(&'static str, &'static str)],
+}
+
+const CONDITION: &str =
+    "is not supported, and without it more would be allowed: remove it, or the rules it narrows";
+
+const SECTIONS: Keys = Keys {
+    known: &["groups", "hosts", "tagOwners", "acls", "grants", "autoApprovers", "tests", "expose"],
+    // What Tailscale and headscale have besides.
+    ignored: &[
+        "ssh",
+        "sshTests",
+        "nodeAttrs",
+        "postures",
+        "ipsets",
+        "derpMap",
+        "disableIPv4",
+        "OneCGNATRoute",
+        "randomizeClientPort",
+        "extraDNSRecords",
+        "$schema",
+    ],
+    refused: &[("defaultSrcPosture", CONDITION)],
+};
+
+const AUTO_APPROVERS: Keys = Keys { known: &["routes", "exitNode"], ignored: &["services"], refused: &[] };
+
+const EXPOSE: Keys = Keys { known: &["src", "names", "ports", "on"], ignored: &[], refused: &[] };
 
 /// Reads a whole policy.
 pub(crate) fn policy(text: &str) -> Result<Policy, Vec<Diagnostic>> {
@@ -44,7 +63,7 @@ pub(crate) fn policy(text: &str) -> Result<Policy, Vec<Diagnostic>> {
     };
     let mut policy = Policy::deny_all();
     policy.text = text.to_owned();
-    if let Some(fields) = cx.fields(&root, "the policy", SECTIONS, UNSUPPORTED) {
+    if let Some(fields) = cx.fields(&root, "the policy", &SECTIONS) {
         cx.groups(fields.get("groups").map(|m| &m.value));
         cx.hosts(fields.get("hosts").map(|m| &m.value));
         policy.tag_owners = cx.tag_owners(fields.get("tagOwners").map(|m| &m.value));
@@ -70,9 +89,6 @@ pub(crate) fn policy(text: &str) -> Result<Policy, Vec<Diagnostic>> {
     policy.index = RuleIndex::build(&policy.rules);
     Ok(policy)
 }
-
-const SECTIONS: &[&str] =
-    &["groups", "hosts", "tagOwners", "acls", "grants", "autoApprovers", "tests", "expose"];
 
 struct Context {
     report: Report,
@@ -101,21 +117,25 @@ impl Context {
         &mut self,
         value: &'v Value,
         what: &str,
-        known: &[&'static str],
-        unsupported: &[&str],
+        keys: &Keys,
     ) -> Option<BTreeMap<&'static str, &'v Member>> {
         let mut fields = BTreeMap::new();
         for member in self.members(value, what)? {
             let is = |name: &&str| name.eq_ignore_ascii_case(&member.key);
-            if let Some(name) = known.iter().copied().find(|name| is(name)) {
+            if let Some(name) = keys.known.iter().copied().find(is) {
                 if fields.insert(name, member).is_some() {
                     self.error(member.pos, format!("the key `{name}` appears twice here: join the two"));
                 }
-            } else if unsupported.iter().any(is) {
+            } else if keys.ignored.iter().any(is) {
                 self.report.warn(member.pos, format!("{} is not supported, ignored", quoted(&member.key)));
+            } else if let Some((name, why)) = keys.refused.iter().find(|(name, _)| is(name)) {
+                self.error(member.pos, format!("`{name}` {why}"));
             } else {
-                let message =
-                    format!("unknown key {} in {what}: known are {}", quoted(&member.key), known.join(", "));
+                let message = format!(
+                    "unknown key {} in {what}: known are {}",
+                    quoted(&member.key),
+                    keys.known.join(", ")
+                );
                 self.error(member.pos, message);
             }
         }
@@ -246,8 +266,7 @@ impl Context {
     }
 
     fn auto_approvers(&mut self, value: &Value, policy: &mut Policy) {
-        let Some(fields) = self.fields(value, "`autoApprovers`", &["routes", "exitNode"], &["services"])
-        else {
+        let Some(fields) = self.fields(value, "`autoApprovers`", &AUTO_APPROVERS) else {
             return;
         };
         if let Some(exit) = fields.get("exitNode") {
@@ -266,7 +285,7 @@ impl Context {
     }
 
     fn expose(&mut self, value: &Value) -> Option<Expose> {
-        let fields = self.fields(value, "an entry of `expose`", &["src", "names", "ports", "on"], &[])?;
+        let fields = self.fields(value, "an entry of `expose`", &EXPOSE)?;
         let mut parts = Vec::new();
         for key in ["src", "names", "ports", "on"] {
             match fields.get(key) {

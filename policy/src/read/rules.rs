@@ -1,6 +1,6 @@
 //! `acls` and `grants`.
 
-use super::Context;
+use super::{CONDITION, Context, Keys};
 use crate::diagnostic::{Pos, quoted};
 use crate::json::{Kind, Member, Value};
 use crate::policy::{Policy, Rule, Target, Term};
@@ -11,20 +11,28 @@ use std::collections::BTreeMap;
 
 type Fields<'v> = BTreeMap<&'static str, &'v Member>;
 
+const ACL: Keys = Keys {
+    known: &["action", "src", "dst", "proto"],
+    ignored: &["name", "description"],
+    refused: &[
+        ("srcPosture", CONDITION),
+        ("users", "is the old name: write `src`"),
+        ("ports", "is the old name: write `dst`"),
+    ],
+};
+
+const GRANT: Keys = Keys {
+    known: &["src", "dst", "ip", "app"],
+    ignored: &["name", "description"],
+    refused: &[("srcPosture", CONDITION), ("via", CONDITION)],
+};
+
 impl Context {
     pub(super) fn acls(&mut self, value: &Value, policy: &mut Policy) {
         for entry in self.list(value, "`acls`") {
-            let known = &["action", "src", "dst", "proto", "srcPosture", "users", "ports"];
-            let Some(fields) = self.fields(entry, "an entry of `acls`", known, &["name", "description"])
-            else {
+            let Some(fields) = self.fields(entry, "an entry of `acls`", &ACL) else {
                 continue;
             };
-            self.refuse_conditions(&fields);
-            for (old, new) in [("users", "src"), ("ports", "dst")] {
-                if let Some(member) = fields.get(old) {
-                    self.error(member.pos, format!("`{old}` is the old name: write `{new}`"));
-                }
-            }
             self.action(entry.pos, fields.get("action"));
             let protocols = fields.get("proto").map_or(Some(vec![None]), |m| self.protocol(&m.value));
             let sources = self.sources(entry.pos, &fields);
@@ -46,12 +54,9 @@ impl Context {
 
     pub(super) fn grants(&mut self, value: &Value, policy: &mut Policy) {
         for entry in self.list(value, "`grants`") {
-            let known = &["src", "dst", "ip", "app", "via", "srcPosture"];
-            let Some(fields) = self.fields(entry, "an entry of `grants`", known, &["name", "description"])
-            else {
+            let Some(fields) = self.fields(entry, "an entry of `grants`", &GRANT) else {
                 continue;
             };
-            self.refuse_conditions(&fields);
             if let Some(app) = fields.get("app") {
                 self.report
                     .warn(app.pos, "`app` is not supported, ignored: only the ip part of a grant counts");
@@ -77,18 +82,6 @@ impl Context {
                 }
             }
             self.add_rule(entry.pos, sources, targets, policy);
-        }
-    }
-
-    /// A condition that we cannot check makes the rule wider than it was meant.
-    fn refuse_conditions(&mut self, fields: &Fields<'_>) {
-        for key in ["srcPosture", "via"] {
-            if let Some(member) = fields.get(key) {
-                let message = format!(
-                    "`{key}` is not supported, and without it the rule would allow more: remove the rule or the condition"
-                );
-                self.error(member.pos, message);
-            }
         }
     }
 

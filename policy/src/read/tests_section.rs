@@ -1,7 +1,7 @@
 //! `tests`: what must hold before a policy is accepted.
 
-use super::Context;
 use super::rules::split_ports;
+use super::{CONDITION, Context, Keys};
 use crate::diagnostic::{Pos, quoted};
 use crate::index::has_ports;
 use crate::json::Value;
@@ -11,10 +11,19 @@ use crate::selector::Selector;
 
 const TCP: u8 = 6;
 
+const TEST: Keys = Keys {
+    known: &["src", "proto", "accept", "deny"],
+    ignored: &["name", "description"],
+    refused: &[
+        ("srcPostureAttrs", CONDITION),
+        ("user", "is the old name: write `src`"),
+        ("allow", "is the old name: write `accept`"),
+    ],
+};
+
 impl Context {
     pub(super) fn test(&mut self, value: &Value) -> Option<PolicyTest> {
-        let known = &["src", "proto", "accept", "deny"];
-        let fields = self.fields(value, "an entry of `tests`", known, &["name", "description"])?;
+        let fields = self.fields(value, "an entry of `tests`", &TEST)?;
         let Some(src) = fields.get("src") else {
             self.error(value.pos, "`src` is missing: name one user, group, tag or address");
             return None;
