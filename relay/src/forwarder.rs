@@ -224,6 +224,10 @@ impl RelayServer {
 
     /// Handles a datagram that came in by a socket that serves STUN only.
     pub fn handle_stun(&mut self, local: Local, from: Endpoint, datagram: &[u8]) {
+        if !from.is_sendable() {
+            self.counters.drop(DropReason::BadSource);
+            return;
+        }
         match Binding::parse(datagram).ok().and_then(|binding| binding.answer(from)) {
             Some(payload) => {
                 self.counters.stun_answers += 1;
@@ -243,6 +247,10 @@ impl RelayServer {
         wall: UnixSeconds,
         now: Instant,
     ) -> Option<Forward> {
+        if !from.is_sendable() {
+            self.counters.drop(DropReason::BadSource);
+            return None;
+        }
         match DatagramKind::of(datagram) {
             DatagramKind::Relay => {}
             DatagramKind::Stun => {

@@ -37,6 +37,9 @@ reasons! {
     BadFrame = "bad_frame",
     /// Not a STUN request that can be answered.
     BadStun = "bad_stun",
+    /// The source is no address that can be answered, such as port 0: the system would refuse the send,
+    /// and may take segmentation offload from the socket for it.
+    BadSource = "bad_source",
     /// Not a relay frame and not STUN.
     NotForRelay = "not_for_relay",
     /// The answer would have been longer than its request, or too many were waiting.

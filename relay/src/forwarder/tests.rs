@@ -278,6 +278,18 @@ fn stun_answers_say_the_source_and_bare_requests_get_none() {
 }
 
 #[test]
+fn a_source_that_cannot_be_answered_is_dropped_unseen() {
+    let mut net = Net::new(0);
+    for from in ["192.0.2.1:0", "0.0.0.0:7", "224.0.0.1:7", "255.255.255.255:7"] {
+        assert_eq!(
+            answer_to(&mut net, endpoint(from), encode_request(TransactionId([1; 12])).to_vec()),
+            None
+        );
+    }
+    assert_eq!(net.server.counters().dropped(DropReason::BadSource), 4);
+}
+
+#[test]
 fn silent_clients_are_forgotten() {
     let mut net = Net::new(2);
     up(&mut net);
