@@ -58,6 +58,7 @@ pub fn router(api: Api) -> Router {
         .route("/dns/records/{name}", delete(dns::remove))
         .route("/policy", get(policy::show).put(policy::set))
         .route("/policy/check", post(policy::check))
+        .route("/policy/explain", get(policy::explain))
         .route("/policy/history", get(policy::history))
         .route("/audit", get(status::audit))
         .route("/audit/verify", get(status::verify_audit))

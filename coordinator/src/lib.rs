@@ -10,10 +10,13 @@
 //! - time comes from [`clock`], randomness from [`entropy`], nowhere else.
 
 pub mod api;
+pub mod cli;
+pub mod client;
 pub mod clock;
 pub mod control;
 pub mod entropy;
 pub mod model;
 pub mod netmap;
+pub mod serve;
 pub mod service;
 pub mod store;

@@ -38,6 +38,7 @@ pub use records::RecordInput;
 pub(crate) use records::show_value;
 pub use register::{RegisterRequest, Registration};
 pub use routes::RouteView;
+pub use settings::EMBEDDED_RELAY;
 pub use tokens::{ApiTokenRequest, NewApiToken, NewToken, TokenRequest};
 
 use crate::model::{Model, Published, Step};

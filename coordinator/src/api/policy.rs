@@ -1,12 +1,12 @@
 //! `/api/v1/policy`.
 
-use super::views::{PolicyBody, PolicyChecked, PolicyInput, PolicyVersion};
+use super::views::{PolicyBody, PolicyChecked, PolicyExplained, PolicyInput, PolicyVersion};
 use super::{Api, Asker, Problem};
 use crate::clock;
 use crate::service::PolicyView;
 use axum::Json;
-use axum::extract::State;
-use axum::extract::rejection::JsonRejection;
+use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::{Query, State};
 use meshd_proto::Version;
 
 pub(super) async fn show(State(api): State<Api>, actor: Asker) -> Result<Json<PolicyBody>, Problem> {
@@ -30,6 +30,31 @@ pub(super) async fn check(
 ) -> Result<Json<PolicyChecked>, Problem> {
     let Json(input) = input?;
     Ok(Json(PolicyChecked { warnings: api.service.check_policy(&actor, &input.text)? }))
+}
+
+/// A flow as a person names it.
+#[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FlowQuery {
+    from: String,
+    to: String,
+    #[serde(default)]
+    protocol: Option<String>,
+}
+
+pub(super) async fn explain(
+    State(api): State<Api>,
+    actor: Asker,
+    query: Result<Query<FlowQuery>, QueryRejection>,
+) -> Result<Json<PolicyExplained>, Problem> {
+    let Query(flow) = query?;
+    let protocol = flow.protocol.as_deref().unwrap_or("tcp");
+    let explanation = api.service.explain_policy(&actor, &flow.from, &flow.to, protocol)?;
+    Ok(Json(PolicyExplained {
+        allowed: explanation.is_allowed(),
+        receiver: explanation.receiver,
+        steps: explanation.steps,
+    }))
 }
 
 pub(super) async fn history(State(api): State<Api>, actor: Asker) -> Result<Json<Vec<PolicyVersion>>, Problem> {

@@ -399,6 +399,17 @@ pub struct PolicyChecked {
     pub warnings: Vec<String>,
 }
 
+/// Whether a flow passes, and why.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PolicyExplained {
+    /// It passes.
+    pub allowed: bool,
+    /// The node that gets it.
+    pub receiver: Option<String>,
+    /// One sentence for each step.
+    pub steps: Vec<String>,
+}
+
 /// A policy that was in force.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PolicyVersion {

@@ -1,11 +1,13 @@
 //! The policy text: who may read and set it, and what it approves by itself.
 
-use super::{Actor, Permission, Service, ServiceError, draft};
+use super::{Actor, Permission, Service, ServiceError, draft, nodes};
 use crate::model::{Model, NodeRecord, Write};
 use crate::store::Batch;
 use crate::store::tokens::PolicyText;
-use meshd_policy::Policy;
-use meshd_proto::{UnixSeconds, Version};
+use meshd_policy::{Explanation, MeshFacts, NodeFacts, Policy, Question};
+use meshd_proto::netmap::RecordValue;
+use meshd_proto::{Hostname, UnixSeconds, Version};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// Most bytes of a policy text.
@@ -87,6 +89,26 @@ impl Service {
         self.policy(actor)
     }
 
+    /// Whether a flow passes under the policy in force, and why. Ends are names of nodes or addresses;
+    /// the receiver has a port behind a colon, where its protocol has ports.
+    ///
+    /// # Errors
+    /// When the actor may not, or an end, port or protocol makes no sense.
+    pub fn explain_policy(
+        &self,
+        actor: &Actor,
+        from: &str,
+        to: &str,
+        protocol: &str,
+    ) -> Result<Explanation, ServiceError> {
+        Self::require(actor, Permission::Read)?;
+        let model = self.model();
+        let question = question(&model, from, to, protocol)?;
+        let nodes = facts(&model);
+        let mesh = MeshFacts { prefixes: model.mesh.prefixes, nodes: &nodes };
+        Ok(meshd_policy::explain(&model.policy, &mesh, &question))
+    }
+
     /// Policies that were in force, newest first.
     ///
     /// # Errors
@@ -109,8 +131,74 @@ fn accept(model: &Model, text: &str) -> Result<Policy, ServiceError> {
     if failures.is_empty() { Ok(policy) } else { Err(ServiceError::Policy(failures)) }
 }
 
-fn failing_tests(_model: &Model, _policy: &Policy) -> Vec<String> {
-    Vec::new()
+fn question(model: &Model, from: &str, to: &str, protocol: &str) -> Result<Question, ServiceError> {
+    let protocol = match protocol.to_ascii_lowercase().as_str() {
+        "tcp" => 6,
+        "udp" => 17,
+        "icmp" => 1,
+        "icmpv6" => 58,
+        other => other.parse().map_err(|_| {
+            ServiceError::Invalid("the protocol is tcp, udp, icmp, icmpv6 or a number up to 255".to_owned())
+        })?,
+    };
+    let has_ports = matches!(protocol, 6 | 17);
+    let (host, dst_port) = match to.rsplit_once(':') {
+        // `fd00::1` has colons and no port.
+        Some((host, port)) if has_ports && to.parse::<IpAddr>().is_err() => {
+            let port = port.parse().map_err(|_| {
+                ServiceError::Invalid(format!("`{}` is no port", port.chars().take(20).collect::<String>()))
+            })?;
+            (host.trim_matches(['[', ']']), port)
+        }
+        _ if has_ports => {
+            return Err(ServiceError::Invalid("say which port: write the receiver like nas:443".to_owned()));
+        }
+        _ => (to.trim_matches(['[', ']']), 0),
+    };
+    let dst = ends(model, host)?;
+    let src = ends(model, from.trim_matches(['[', ']']))?;
+    let same_family = |a: &IpAddr| dst.iter().find(|b| a.is_ipv4() == b.is_ipv4()).map(|b| (*a, *b));
+    match src.iter().find_map(same_family) {
+        Some((src, dst)) => Ok(Question { src, dst, protocol, dst_port }),
+        None => Err(ServiceError::Invalid("sender and receiver have no address family in common".to_owned())),
+    }
+}
+
+/// The addresses of an address, a node, or a record of the mesh.
+fn ends(model: &Model, text: &str) -> Result<Vec<IpAddr>, ServiceError> {
+    if let Ok(ip) = text.parse() {
+        return Ok(vec![ip]);
+    }
+    let unknown = match nodes::find(model, text) {
+        Ok(node) => return Ok(node.addrs.iter().collect()),
+        Err(e) => e,
+    };
+    let full = text.parse::<Hostname>().ok().and_then(|h| model.mesh.domain.child(&h).ok());
+    let full = full.or_else(|| text.parse().ok());
+    let values = model.records.iter().filter(|((name, _), _)| Some(name) == full.as_ref());
+    let ips: Vec<IpAddr> = values
+        .flat_map(|(_, set)| &set.values)
+        .filter_map(|v| if let RecordValue::Address(ip) = v { Some(*ip) } else { None })
+        .collect();
+    if ips.is_empty() { Err(unknown) } else { Ok(ips) }
+}
+
+fn failing_tests(model: &Model, policy: &Policy) -> Vec<String> {
+    let nodes = facts(model);
+    let mesh = MeshFacts { prefixes: model.mesh.prefixes, nodes: &nodes };
+    policy.run_tests(&mesh).iter().map(ToString::to_string).collect()
+}
+
+/// The nodes that take part, as the policy sees them.
+fn facts(model: &Model) -> Vec<NodeFacts> {
+    let taking_part = model.nodes.values().filter(|n| n.admitted && !n.revoked);
+    let fact = |n: &Arc<NodeRecord>| NodeFacts {
+        name: n.name.to_string(),
+        class: n.class_key().for_policy(),
+        addrs: n.addrs,
+        routes: n.active_routes().collect(),
+    };
+    taking_part.map(fact).collect()
 }
 
 fn texts(found: &[meshd_policy::Diagnostic]) -> Vec<String> {

@@ -3,11 +3,14 @@
 use super::{Actor, Permission, Service, ServiceError, draft};
 use crate::model::Write;
 use crate::store::Batch;
-use meshd_proto::UnixSeconds;
 use meshd_proto::netmap::Relay;
+use meshd_proto::{RelayId, UnixSeconds};
+
+/// The relay inside the coordinator has this id; others count from 2.
+pub const EMBEDDED_RELAY: RelayId = RelayId(1);
 
 impl Service {
-    /// Sets the addresses in tokens and maps, and the embedded relay. Nothing happens when they are the same.
+    /// Sets the addresses in tokens and maps, and the embedded relay (`None`: there is none). Nothing happens when they are the same.
     ///
     /// # Errors
     /// When the actor may not, or the database fails.
@@ -26,10 +29,14 @@ impl Service {
             mesh.addresses = addresses.to_vec();
             writes.push(Write::PutMesh(mesh));
         }
-        if let Some(relay) = relay
-            && turn.model.relays.get(&relay.id) != Some(relay)
-        {
-            writes.push(Write::PutRelay(relay.clone()));
+        match relay {
+            Some(relay) if turn.model.relays.get(&relay.id) != Some(relay) => {
+                writes.push(Write::PutRelay(relay.clone()));
+            }
+            None if turn.model.relays.contains_key(&EMBEDDED_RELAY) => {
+                writes.push(Write::DeleteRelay(EMBEDDED_RELAY));
+            }
+            _ => {}
         }
         if writes.is_empty() {
             return Ok(());

@@ -37,11 +37,11 @@ pub struct TokenRequest {
 }
 
 impl Default for TokenRequest {
-    /// One machine, within an hour.
+    /// Ten machines, within a day: a home's worth.
     fn default() -> Self {
         Self {
-            uses: 1,
-            lifetime: 3600,
+            uses: 10,
+            lifetime: 24 * 3600,
             tags: BTreeSet::new(),
             ephemeral: false,
             pre_approved: true,

@@ -1,0 +1,97 @@
+//! `policy show | set | check | explain | history`.
+
+use super::output::{Failure, Output};
+use super::table::Table;
+use crate::api::views::{PolicyBody, PolicyChecked, PolicyExplained, PolicyInput, PolicyVersion, when};
+use crate::client::{Client, segment};
+use clap::Subcommand;
+use hyper::Method;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+/// Most bytes read from a file or standard input.
+const MAX_TEXT: u64 = 1 << 20;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum PolicyCommand {
+    /// Print the policy in force
+    Show,
+    /// Put a policy into force, when it has no error and its tests pass
+    Set {
+        /// The text; `-` reads standard input
+        file: PathBuf,
+        /// Only when the policy in force is still that of this version
+        #[arg(long, value_name = "VERSION")]
+        expect: Option<u64>,
+    },
+    /// Look for errors and run the tests of a policy, and change nothing
+    Check {
+        /// The text; `-` reads standard input
+        file: PathBuf,
+    },
+    /// Say whether a flow passes, and why
+    Explain {
+        /// Name or address of the sender
+        from: String,
+        /// Name or address of the receiver, with a port: nas:443, 192.168.1.10:22, [fd00::1]:53
+        to: String,
+        /// tcp, udp, icmp, icmpv6 or a protocol number
+        #[arg(long, default_value = "tcp")]
+        protocol: String,
+    },
+    /// Show who set which policy
+    History,
+}
+
+pub(super) async fn run(command: PolicyCommand, client: &Client) -> Result<Output, Failure> {
+    match command {
+        PolicyCommand::Show => {
+            let policy: PolicyBody = client.get("/api/v1/policy").await?;
+            Ok(Output::new(&policy, policy.text.clone()))
+        }
+        PolicyCommand::Set { file, expect } => {
+            let input = PolicyInput { text: read(&file)?, expected_version: expect };
+            let policy: PolicyBody = client.call(Method::PUT, "/api/v1/policy", &input).await?;
+            let text = format!("{}the policy is in force (version {})", warnings(&policy.warnings), policy.version);
+            Ok(Output::new(&policy, text))
+        }
+        PolicyCommand::Check { file } => {
+            let input = PolicyInput { text: read(&file)?, expected_version: None };
+            let checked: PolicyChecked = client.call(Method::POST, "/api/v1/policy/check", &input).await?;
+            let text = format!("{}no errors", warnings(&checked.warnings));
+            Ok(Output::new(&checked, text))
+        }
+        PolicyCommand::Explain { from, to, protocol } => {
+            let (from, to, protocol) = (segment(&from), segment(&to), segment(&protocol));
+            let path = format!("/api/v1/policy/explain?from={from}&to={to}&protocol={protocol}");
+            let explained: PolicyExplained = client.get(&path).await?;
+            let verdict = if explained.allowed { "allowed" } else { "denied" };
+            let steps: String = explained.steps.iter().map(|s| format!("\n  {s}")).collect();
+            Ok(Output::new(&explained, format!("{verdict}{steps}")))
+        }
+        PolicyCommand::History => {
+            let versions: Vec<PolicyVersion> = client.get("/api/v1/policy/history").await?;
+            let mut table = Table::new(&["VERSION", "SET BY", "AT", "LINES"]);
+            for v in &versions {
+                table.row([v.version.to_string(), v.set_by.clone(), when(v.at), v.text.lines().count().to_string()]);
+            }
+            Ok(Output::new(&versions, table.render_or("No policy was ever set.")))
+        }
+    }
+}
+
+fn warnings(found: &[String]) -> String {
+    found.iter().map(|w| format!("{w}\n")).collect()
+}
+
+fn read(path: &Path) -> Result<String, Failure> {
+    let failed = |e: &dyn std::fmt::Display| Failure::new(format!("cannot read {}: {e}", path.display()));
+    let mut text = String::new();
+    if path == Path::new("-") {
+        std::io::stdin().lock().take(MAX_TEXT).read_to_string(&mut text).map_err(|e| failed(&e))?;
+    } else {
+        let file = std::fs::File::open(path).map_err(|e| failed(&e))?;
+        file.take(MAX_TEXT).read_to_string(&mut text).map_err(|e| failed(&e))?;
+    }
+    Ok(text)
+}

@@ -1,0 +1,5 @@
+//! `meshd-coordinator`: see `meshd-coordinator --help`.
+
+fn main() -> std::process::ExitCode {
+    meshd_coordinator::cli::main()
+}

@@ -1,0 +1,159 @@
+//! `meshd-coordinator serve`: puts the service on its sockets and keeps it there.
+//!
+//! One TCP port for control channel and API (TLS told from plain HTTP by the first byte), a unix socket
+//! for the admin on this host, relay and STUN on UDP. It prints what a person needs next; on a terminal
+//! that includes a join token, elsewhere only the command that makes one.
+
+mod banner;
+mod connection;
+mod listen;
+mod notify;
+mod options;
+mod outside;
+mod relay;
+mod tls;
+mod unix;
+
+pub use options::ServeOptions;
+
+use crate::api::{self, Api};
+use crate::clock;
+use crate::entropy;
+use crate::service::{Actor, Founding, Service};
+use crate::store::{StateDir, Store};
+use anyhow::{Context, Result};
+use connection::Shared;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// How long open connections may take to end at shutdown.
+const DRAIN: Duration = Duration::from_secs(5);
+/// How often ephemeral nodes are looked at.
+const SWEEP: Duration = Duration::from_secs(20);
+
+/// Serves until a signal ends it.
+///
+/// # Errors
+/// When the state cannot be opened or a socket cannot be bound; the text says what to do.
+pub async fn run(options: ServeOptions) -> Result<()> {
+    let service = Arc::new(open(&options).await?);
+    let model = service.model();
+    let listener = listen::bind(&options, &model.mesh.addresses)?;
+    let port = listener.local_addr().context("the listening socket has no address")?.port();
+    let outside = outside::find(&options.public, port)?;
+    let relay = relay::start(&options, &service, &outside)?;
+    let relays = relay.as_ref().map(|r| r.record.clone());
+    service.set_reachability(&Actor::System, &outside.addresses, relays.as_ref(), clock::unix_now()).await?;
+
+    let tls = tls::prepare(&options, &state_dir(&options)?, &outside)?;
+    let unix = unix::bind(&options.socket)?;
+    let metrics = metrics_exporter_prometheus::PrometheusBuilder::new().install_recorder().ok();
+    let router = api::router(Api { service: service.clone(), metrics });
+    let stop = CancellationToken::new();
+    let shared = Arc::new(Shared {
+        service: service.clone(),
+        router,
+        tls: tls.acceptor,
+        tasks: TaskTracker::new(),
+        stop: stop.clone(),
+    });
+
+    let mut tasks = JoinSet::new();
+    tasks.spawn(listen::accept_loop(listener, shared.clone()));
+    tasks.spawn(unix::accept_loop(unix, shared.clone()));
+    tasks.spawn(maintain(service.clone(), stop.clone()));
+    if let Some(relay) = &relay {
+        tasks.spawn(relay::follow(relay.handle.control(), service.clone(), stop.clone()));
+    }
+
+    let facts = banner::Facts {
+        mesh: &service.model().mesh,
+        outside: &outside,
+        port,
+        udp_ports: relay.as_ref().map(|r| r.ports),
+        fingerprint: &tls.fingerprint,
+    };
+    banner::print(&options, &service, &facts).await?;
+    notify::ready();
+
+    wait_for_signal().await?;
+    tracing::info!("stopping");
+    notify::stopping();
+    stop.cancel();
+    shared.tasks.close();
+    if tokio::time::timeout(DRAIN, shared.tasks.wait()).await.is_err() {
+        tracing::info!("some connections did not end in time and are cut");
+    }
+    tasks.shutdown().await;
+    if let Some(relay) = relay {
+        relay.handle.shutdown().await;
+    }
+    let _ = std::fs::remove_file(&options.socket);
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// The state directory is locked by the store; its path alone is needed for further files.
+fn state_dir(options: &ServeOptions) -> Result<std::path::PathBuf> {
+    std::path::absolute(&options.state_dir).context("the state directory has no absolute path")
+}
+
+async fn open(options: &ServeOptions) -> Result<Service> {
+    let now = clock::unix_now();
+    let dir = StateDir::open(&options.state_dir)?;
+    let mut store = Store::open(dir, now).await?;
+    let loaded = match store.load().await? {
+        Some(loaded) => {
+            options.warn_about_settled(&loaded.model.mesh);
+            loaded
+        }
+        None => {
+            let founding = Founding {
+                name: options.name.clone().unwrap_or_else(options::default_name),
+                prefix: options.prefix,
+                in_use: outside::networks_in_use(),
+                entropy: std::array::from_fn(|_| entropy::random()),
+            };
+            founding.run(&mut store, now).await?
+        }
+    };
+    Ok(Service::new(store, loaded, now))
+}
+
+async fn maintain(service: Arc<Service>, stop: CancellationToken) {
+    let recover = async {
+        loop {
+            service.recover_interrupted().await;
+        }
+    };
+    let sweep = async {
+        let mut tick = tokio::time::interval(SWEEP);
+        loop {
+            tick.tick().await;
+            match service.sweep(clock::unix_now()).await {
+                Ok(0) => {}
+                Ok(n) => tracing::info!(nodes = n, "forgot ephemeral nodes that stayed away"),
+                Err(error) => tracing::error!(%error, "cannot remove ephemeral nodes"),
+            }
+        }
+    };
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = recover => {}
+        () = sweep => {}
+    }
+}
+
+async fn wait_for_signal() -> Result<()> {
+    let mut term = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut int = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+    Ok(())
+}

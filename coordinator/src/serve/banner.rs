@@ -1,0 +1,139 @@
+//! What `serve` says once it is ready. A join token goes to a terminal and nowhere else.
+
+use super::ServeOptions;
+use super::outside::{Outside, Reach};
+use crate::clock;
+use crate::model::MeshSettings;
+use crate::service::{Actor, Service, TokenRequest};
+use anyhow::Result;
+use std::fmt::Write as _;
+use std::io::{IsTerminal, Write as _};
+
+const FIRST_TOKEN_LIFETIME: u64 = 24 * 3600;
+const FIRST_TOKEN_USES: u32 = 10;
+const TOKEN_COMMAND: &str = "meshd-coordinator token create";
+
+/// What is served.
+pub(super) struct Facts<'a> {
+    pub(super) mesh: &'a MeshSettings,
+    pub(super) outside: &'a Outside,
+    pub(super) port: u16,
+    pub(super) udp_ports: Option<(u16, Option<u16>)>,
+    pub(super) fingerprint: &'a str,
+}
+
+pub(super) async fn print(options: &ServeOptions, service: &Service, facts: &Facts<'_>) -> Result<()> {
+    let mesh = facts.mesh;
+    tracing::info!(
+        mesh = %mesh.name, domain = %mesh.domain, prefix = %mesh.prefixes.v4, prefix6 = %mesh.prefixes.v6,
+        addresses = ?mesh.addresses, "ready"
+    );
+    let mut out = std::io::stdout().lock();
+    if options.json {
+        writeln!(out, "{}", json(facts))?;
+        return Ok(out.flush()?);
+    }
+    if !out.is_terminal() {
+        drop(out);
+        tracing::info!(tcp = facts.port, udp = %udp_text(facts.udp_ports), "open these ports");
+        if let Some(note) = note(facts) {
+            tracing::warn!("{note}");
+        }
+        tracing::info!("join a machine: `{TOKEN_COMMAND}` prints the command");
+        return Ok(());
+    }
+    drop(out);
+    let token = first_token(service).await?;
+    let text = text(facts, token.as_deref().map(String::as_str));
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    Ok(out.flush()?)
+}
+
+/// A token for the first machines, when none was ever made.
+async fn first_token(service: &Service) -> Result<Option<zeroize::Zeroizing<String>>> {
+    if !service.tokens(&Actor::System).await?.is_empty() {
+        return Ok(None);
+    }
+    let request = TokenRequest {
+        uses: FIRST_TOKEN_USES,
+        lifetime: FIRST_TOKEN_LIFETIME,
+        note: "first token".to_owned(),
+        ..TokenRequest::default()
+    };
+    let new = service.create_token(&Actor::System, &request, clock::unix_now()).await?;
+    Ok(Some(new.token.to_text()))
+}
+
+fn text(facts: &Facts<'_>, token: Option<&str>) -> String {
+    let (mesh, mut out) = (facts.mesh, String::new());
+    let _ = writeln!(out, "Mesh `{}`: {}, {}, {}", mesh.name, mesh.domain, mesh.prefixes.v4, mesh.prefixes.v6);
+    let _ = writeln!(out, "Reached at {}", facts.outside.addresses.join(", "));
+    let _ = writeln!(out, "\nOpen these ports to the internet:");
+    let _ = writeln!(out, "  TCP {:<12} control channel and API", facts.port);
+    if facts.udp_ports.is_some() {
+        let _ = writeln!(out, "  UDP {:<12} relay and STUN", udp_text(facts.udp_ports));
+    }
+    if let Some(note) = note(facts) {
+        let _ = writeln!(out, "\n{note}");
+    }
+    let _ = writeln!(out, "\nCertificate of the API, SHA-256: {}", facts.fingerprint);
+    match token {
+        Some(token) => {
+            let _ = writeln!(out, "\nJoin a machine (24 hours, 10 machines):\n  sudo meshd up {token}");
+        }
+        None => {
+            let _ = writeln!(out, "\nJoin a machine: `{TOKEN_COMMAND}` prints the command.");
+        }
+    }
+    let _ = writeln!(out);
+    out
+}
+
+/// What stands between this machine and the internet, said honestly.
+fn note(facts: &Facts<'_>) -> Option<String> {
+    let ports = match facts.udp_ports {
+        Some(_) => format!("TCP {} and UDP {}", facts.port, udp_text(facts.udp_ports)),
+        None => format!("TCP {}", facts.port),
+    };
+    match facts.outside.reach {
+        Reach::Told | Reach::Public => None,
+        Reach::Private(ip) => Some(format!(
+            "This machine has only the private address {ip}: machines elsewhere do not reach it there. If it is behind \
+             a router or a 1:1 NAT, forward {ports} to {ip} and start it with --public and its public name or address."
+        )),
+        Reach::LoopbackOnly => Some(
+            "This machine has no address but loopback: only programs on it can join. Start it with --public and the \
+             name or address others reach it at."
+                .to_owned(),
+        ),
+    }
+}
+
+fn udp_text(ports: Option<(u16, Option<u16>)>) -> String {
+    match ports {
+        None => "none".to_owned(),
+        Some((relay, None)) => relay.to_string(),
+        Some((relay, Some(stun))) => format!("{relay}, {stun}"),
+    }
+}
+
+fn json(facts: &Facts<'_>) -> serde_json::Value {
+    let udp: Vec<u16> = facts.udp_ports.map_or(Vec::new(), |(a, b)| std::iter::once(a).chain(b).collect());
+    serde_json::json!({
+        "ready": true,
+        "mesh": facts.mesh.name,
+        "domain": facts.mesh.domain,
+        "prefix_v4": facts.mesh.prefixes.v4,
+        "prefix_v6": facts.mesh.prefixes.v6,
+        "addresses": facts.outside.addresses,
+        "reachable": matches!(facts.outside.reach, Reach::Told | Reach::Public),
+        "tcp_ports": [facts.port],
+        "udp_ports": udp,
+        "certificate_sha256": facts.fingerprint,
+        "token_command": TOKEN_COMMAND,
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,68 @@
+//! The one TCP port.
+
+use super::ServeOptions;
+use super::connection::{self, Shared};
+use anyhow::{Context, Result, bail};
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+
+/// Most connections at once, those of nodes included.
+const MAX_CONNECTIONS: usize = 20_000;
+
+/// Binds the address that was asked for; otherwise the port of last time, 443 or 8443.
+pub(super) fn bind(options: &ServeOptions, addresses: &[String]) -> Result<TcpListener> {
+    if let Some(addr) = options.listen {
+        let hint = "choose another address with --listen";
+        return listener(addr).with_context(|| format!("cannot listen on {addr}: {hint}"));
+    }
+    let last = addresses.first().and_then(|a| a.rsplit_once(':')).and_then(|(_, p)| p.parse::<u16>().ok());
+    let mut tried = Vec::new();
+    for port in [443, 8443].into_iter().filter(|p| last == Some(*p)).chain([443, 8443]) {
+        let any = [SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)), (Ipv4Addr::UNSPECIFIED, port).into()];
+        for addr in any {
+            match listener(addr) {
+                Ok(listener) => return Ok(listener),
+                // A host without IPv6: the other family may do.
+                Err(e) if addr.is_ipv6() && e.kind() != ErrorKind::AddrInUse => {}
+                Err(e) => {
+                    tried.push(format!("{port}: {e}"));
+                    break;
+                }
+            }
+        }
+    }
+    bail!("cannot listen on TCP {}: stop what uses these ports, run as root, or choose with --listen", tried.join(", "))
+}
+
+fn listener(addr: SocketAddr) -> std::io::Result<TcpListener> {
+    let listener = std::net::TcpListener::bind(addr)?;
+    listener.set_nonblocking(true)?;
+    TcpListener::from_std(listener)
+}
+
+/// Accepts until the shutdown; every connection is a tracked task.
+pub(super) async fn accept_loop(listener: TcpListener, shared: Arc<Shared>) {
+    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let Ok(slot) = slots.clone().acquire_owned().await else { return };
+        let accepted = tokio::select! {
+            () = shared.stop.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+                shared.tasks.spawn(connection::serve_tcp(stream, peer, shared.clone(), slot));
+            }
+            // Out of file descriptors, or the peer is gone again: the listener itself is fine.
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}

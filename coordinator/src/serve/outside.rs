@@ -1,0 +1,169 @@
+//! How this machine is reached from outside, as far as it can know, and what ranges it uses.
+
+use anyhow::{Result, bail};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use meshd_proto::DnsName;
+use meshd_proto::addr::is_public_unicast;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+
+/// Where machines reach the coordinator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Outside {
+    /// `host:port`, in the order to try.
+    pub(super) addresses: Vec<String>,
+    /// The same without ports, for the relay.
+    pub(super) hosts: Vec<String>,
+    /// Whether machines elsewhere on the internet can be expected to get here.
+    pub(super) reach: Reach,
+}
+
+/// What is known about reachability.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// An admin named the addresses.
+    Told,
+    /// This host has a public address of its own.
+    Public,
+    /// This host has private addresses only: it sits behind a router or a 1:1 NAT.
+    Private(IpAddr),
+    /// No address but loopback.
+    LoopbackOnly,
+}
+
+/// The addresses an admin named, or those this host has itself.
+pub(super) fn find(public: &[String], port: u16) -> Result<Outside> {
+    if public.is_empty() {
+        let found: Vec<IpAddr> = [own_address("1.1.1.1:53"), own_address("[2606:4700:4700::1111]:53")]
+            .into_iter()
+            .flatten()
+            .collect();
+        return Ok(from_own(&found, port));
+    }
+    let told = public.iter().map(|text| parse_public(text, port)).collect::<Result<Vec<_>>>()?;
+    let (hosts, addresses) = told.into_iter().unzip();
+    Ok(Outside { addresses, hosts, reach: Reach::Told })
+}
+
+fn from_own(found: &[IpAddr], port: u16) -> Outside {
+    let mut ips: Vec<IpAddr> = found.to_vec();
+    let reach = match ips.iter().find(|ip| is_public_unicast(**ip)) {
+        Some(_) => Reach::Public,
+        None => ips.first().map_or(Reach::LoopbackOnly, |ip| Reach::Private(*ip)),
+    };
+    // A private address beside a public one leads strangers astray.
+    if reach == Reach::Public {
+        ips.retain(|ip| is_public_unicast(*ip));
+    }
+    if ips.is_empty() {
+        ips.push(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    }
+    Outside {
+        addresses: ips.iter().map(|ip| SocketAddr::new(*ip, port).to_string()).collect(),
+        hosts: ips.iter().map(ToString::to_string).collect(),
+        reach,
+    }
+}
+
+/// The source address that packets to `target` would have. Nothing is sent.
+fn own_address(target: &str) -> Option<IpAddr> {
+    let target: SocketAddr = target.parse().ok()?;
+    let any: SocketAddr = if target.is_ipv4() {
+        (Ipv4Addr::UNSPECIFIED, 0).into()
+    } else {
+        (Ipv6Addr::UNSPECIFIED, 0).into()
+    };
+    let socket = UdpSocket::bind(any).ok()?;
+    socket.connect(target).ok()?;
+    let ip = socket.local_addr().ok()?.ip();
+    (!ip.is_loopback() && !ip.is_unspecified()).then_some(ip)
+}
+
+/// `NAME`, `IP`, `NAME:PORT`, `IP:PORT` or `[IPv6]:PORT`, as `(host, host:port)`.
+fn parse_public(text: &str, port: u16) -> Result<(String, String)> {
+    if let Ok(ip) = text.trim_matches(['[', ']']).parse::<IpAddr>() {
+        return Ok((ip.to_string(), SocketAddr::new(ip, port).to_string()));
+    }
+    if let Ok(socket) = text.parse::<SocketAddr>()
+        && socket.port() != 0
+    {
+        return Ok((socket.ip().to_string(), socket.to_string()));
+    }
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, digits)) => match digits.parse::<u16>() {
+            Ok(named) if named != 0 => (host, named),
+            _ => bail!("--public {text}: `{digits}` is no port; write NAME, IP, NAME:PORT or [IPV6]:PORT"),
+        },
+        None => (text, port),
+    };
+    let last = host.rsplit('.').next().unwrap_or_default();
+    if last.is_empty() || last.bytes().all(|b| b.is_ascii_digit()) {
+        bail!("--public {text}: `{host}` is neither a name nor an IP address");
+    }
+    match host.parse::<DnsName>() {
+        Ok(name) => Ok((name.to_string(), format!("{name}:{port}"))),
+        Err(e) => bail!("--public {text}: {e}"),
+    }
+}
+
+/// Networks this host has a route to, from the kernel's main tables. Empty where they cannot be read.
+pub(super) fn networks_in_use() -> Vec<IpNet> {
+    let v4 = std::fs::read_to_string("/proc/net/route").unwrap_or_default();
+    let v6 = std::fs::read_to_string("/proc/net/ipv6_route").unwrap_or_default();
+    let v4 = v4.lines().skip(1).filter_map(route_v4).map(IpNet::V4);
+    v4.chain(v6.lines().filter_map(route_v6).map(IpNet::V6)).collect()
+}
+
+/// A line of `/proc/net/route`: addresses are hexadecimal in host byte order of the machine.
+fn route_v4(line: &str) -> Option<Ipv4Net> {
+    let fields: Vec<&str> = line.split_whitespace().collect();
+    let word = |i: usize| fields.get(i).and_then(|f| u32::from_str_radix(f, 16).ok()).map(u32::to_ne_bytes);
+    let mask = Ipv4Addr::from(word(7)?);
+    Ipv4Net::with_netmask(Ipv4Addr::from(word(1)?), mask).ok()
+}
+
+/// A line of `/proc/net/ipv6_route`.
+fn route_v6(line: &str) -> Option<Ipv6Net> {
+    let mut fields = line.split_whitespace();
+    let addr = u128::from_str_radix(fields.next()?, 16).ok()?;
+    let len = u8::from_str_radix(fields.next()?, 16).ok()?;
+    Ipv6Net::new(Ipv6Addr::from(addr), len).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn public_is_a_name_or_an_address_with_or_without_a_port() {
+        let says = |text| parse_public(text, 443).map(|(host, full)| format!("{host} {full}"));
+        assert_eq!(says("vpn.example.com").unwrap(), "vpn.example.com vpn.example.com:443");
+        assert_eq!(says("vpn.example.com:8443").unwrap(), "vpn.example.com vpn.example.com:8443");
+        assert_eq!(says("192.0.2.1").unwrap(), "192.0.2.1 192.0.2.1:443");
+        assert_eq!(says("192.0.2.1:444").unwrap(), "192.0.2.1 192.0.2.1:444");
+        assert_eq!(says("2001:db8::1").unwrap(), "2001:db8::1 [2001:db8::1]:443");
+        assert_eq!(says("[2001:db8::1]:444").unwrap(), "2001:db8::1 [2001:db8::1]:444");
+        for bad in ["", "a b", "host:port", "192.0.2.400", "https://x", "x:0"] {
+            assert!(says(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_private_address_is_not_sold_as_reachable() {
+        let private: IpAddr = "10.0.0.5".parse().unwrap();
+        let public: IpAddr = "9.9.9.9".parse().unwrap();
+        assert_eq!(from_own(&[private], 443).reach, Reach::Private(private));
+        let both = from_own(&[private, public], 443);
+        assert_eq!((both.reach, both.addresses), (Reach::Public, vec!["9.9.9.9:443".to_owned()]));
+        assert_eq!(from_own(&[], 443).reach, Reach::LoopbackOnly);
+    }
+
+    #[test]
+    fn kernel_routes_are_read() {
+        let line = "eth0\t0001A8C0\t00000000\t0001\t0\t0\t100\t00FFFFFF\t0\t0\t0";
+        if cfg!(target_endian = "little") {
+            assert_eq!(route_v4(line).unwrap().to_string(), "192.168.1.0/24");
+        }
+        let line = "fd000000000000000000000000000000 40 00000000000000000000000000000000 00 0 0 0 0 eth0";
+        assert_eq!(route_v6(line).unwrap().to_string(), "fd00::/64");
+    }
+}
