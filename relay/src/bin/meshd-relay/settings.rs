@@ -33,7 +33,7 @@ pub(crate) struct Arguments {
     /// The relay's private key, made (mode 0600) when it is not there [default: /var/lib/meshd-relay/relay.key]
     #[arg(long, value_name = "FILE")]
     key_file: Option<PathBuf>,
-    /// The network's id, 32 hexadecimal digits, as the coordinator prints it
+    /// The network's id, 32 hexadecimal digits; `meshd-coordinator status --json` shows it
     #[arg(long, value_name = "HEX", value_parser = parse_network)]
     network: Option<NetworkId>,
     /// The coordinator's verifying key; twice during a key rotation
@@ -96,7 +96,7 @@ impl Settings {
         }
         let from_file = file.network.as_deref().map(parse_network).transpose().map_err(anyhow::Error::msg)?;
         let Some(network) = flags.network.or(from_file) else {
-            bail!("which network? Give --network with the id that `meshd-coordinator` prints");
+            bail!("which network? Give --network with the id that `meshd-coordinator status --json` shows");
         };
         let permit_keys = if flags.permit_keys.is_empty() { file.permit_keys } else { flags.permit_keys };
         ensure!(
