@@ -114,6 +114,11 @@ impl Host {
     /// Names the operation that failed and the kernel's answer; changes before it stay and are undone
     /// by [`Host::down`].
     pub async fn apply(&mut self, desired: &Desired) -> Result<AppliedReport, OsError> {
+        if desired.addresses.is_empty() {
+            // Not in a mesh (any more): nothing of ours stays.
+            self.down().await?;
+            return Ok(AppliedReport { changes: vec![], overlaps: vec![] });
+        }
         let changes = self.plan(desired).await?;
         self.execute(&desired.interface, &changes).await?;
         Ok(AppliedReport { changes, overlaps: desired.overlaps.clone() })
@@ -132,8 +137,7 @@ impl Host {
     }
 
     async fn execute(&mut self, interface: &IfName, changes: &[Change]) -> Result<(), OsError> {
-        let mut executor = Executor { netlink: &self.netlink, journal: &mut self.journal, interface };
-        executor.execute(changes).await
+        Executor::new(&self.netlink, &mut self.journal, interface).execute(changes).await
     }
 
     /// Undoes everything.

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub struct Actual {
     /// The mesh interface; `None`: it does not exist.
     pub link: Option<LinkState>,
-    /// Whether the kernel has IPv6 at all.
+    /// Whether the kernel has IPv6 at all; where it has, it must not leak past an exit.
     pub ipv6: bool,
     /// Our routes in our table.
     pub routes: BTreeMap<Prefix, RouteKind>,
@@ -39,6 +39,8 @@ pub struct LinkState {
     pub up: bool,
     /// MTU.
     pub mtu: u32,
+    /// Whether it can have IPv6 addresses; in some containers it is switched off for good.
+    pub ipv6: bool,
     /// Addresses with prefix length, link-local ones left out.
     pub addresses: BTreeSet<IpNet>,
 }

@@ -14,12 +14,17 @@ use super::sysctl;
 
 /// What is needed to execute changes.
 pub(crate) struct Executor<'a> {
-    pub(crate) netlink: &'a Netlink,
-    pub(crate) journal: &'a mut Journal,
-    pub(crate) interface: &'a IfName,
+    netlink: &'a Netlink,
+    journal: &'a mut Journal,
+    interface: &'a IfName,
+    index: Option<u32>,
 }
 
-impl Executor<'_> {
+impl<'a> Executor<'a> {
+    pub(crate) fn new(netlink: &'a Netlink, journal: &'a mut Journal, interface: &'a IfName) -> Self {
+        Self { netlink, journal, interface, index: None }
+    }
+
     /// Executes in order, stops at the first failure.
     pub(crate) async fn execute(&mut self, changes: &[Change]) -> Result<(), OsError> {
         if changes.is_empty() {
@@ -52,6 +57,7 @@ impl Executor<'_> {
     }
 
     async fn execute_one(&mut self, change: &Change) -> Result<(), OsError> {
+        let netlink = self.netlink;
         match change {
             Change::Sysctl(change) => {
                 if !change.is_of(self.interface) {
@@ -65,28 +71,26 @@ impl Executor<'_> {
             }
             Change::ReplaceNft(table) => command::nft_script(&table.script()).await,
             Change::DeleteNft => command::nft_script(DELETE_SCRIPT).await,
-            Change::SetMtu(mtu) => self.netlink.set_link(self.index().await?, None, Some(*mtu)).await,
-            Change::LinkUp => self.netlink.set_link(self.index().await?, Some(true), None).await,
+            Change::SetMtu(mtu) => netlink.set_link(self.index().await?, None, Some(*mtu)).await,
+            Change::LinkUp => netlink.set_link(self.index().await?, Some(true), None).await,
             Change::AddAddress { addr, never_source } => {
-                self.netlink.add_address(self.index().await?, *addr, *never_source).await
+                netlink.add_address(self.index().await?, *addr, *never_source).await
             }
-            Change::DeleteAddress(net) => self.netlink.delete_address(self.index().await?, *net).await,
-            Change::PutRoute(prefix, kind) => {
-                self.netlink.put_route(self.index().await?, *prefix, *kind).await
-            }
+            Change::DeleteAddress(net) => netlink.delete_address(self.index().await?, *net).await,
+            Change::PutRoute(prefix, kind) => netlink.put_route(self.index().await?, *prefix, *kind).await,
             Change::DeleteRoute(prefix) => {
-                for (message, value) in self.netlink.routes().await? {
+                for (message, value) in netlink.routes().await? {
                     if value.is_some_and(|(p, _)| p == *prefix) {
-                        self.netlink.delete_route(message).await?;
+                        netlink.delete_route(message).await?;
                     }
                 }
                 Ok(())
             }
-            Change::AddRule(rule) => self.netlink.add_rule(*rule).await,
+            Change::AddRule(rule) => netlink.add_rule(*rule).await,
             Change::DeleteRule(rule) => {
-                for (message, value) in self.netlink.rules().await? {
+                for (message, value) in netlink.rules().await? {
                     if value == Some(*rule) {
-                        self.netlink.delete_rule(message).await?;
+                        netlink.delete_rule(message).await?;
                     }
                 }
                 Ok(())
@@ -103,9 +107,13 @@ impl Executor<'_> {
         }
     }
 
-    async fn index(&self) -> Result<u32, OsError> {
+    async fn index(&mut self) -> Result<u32, OsError> {
+        if let Some(index) = self.index {
+            return Ok(index);
+        }
         let link = self.netlink.mesh_link(self.interface.as_str()).await?;
-        Ok(link.ok_or_else(|| OsError::NoInterface(self.interface.to_string()))?.index)
+        let link = link.ok_or_else(|| OsError::NoInterface(self.interface.to_string()))?;
+        Ok(*self.index.insert(link.index))
     }
 }
 

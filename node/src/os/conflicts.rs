@@ -113,8 +113,13 @@ pub fn find(facts: &HostFacts, mesh: &MeshUse<'_>) -> Vec<Conflict> {
     for (probe, purpose) in probes(facts, mesh) {
         for dropped in verdict::drops(&facts.ruleset, &probe) {
             let conflict = explain(&dropped, &probe, purpose, mesh);
-            if !found.iter().any(|c| c.kind == conflict.kind && c.what == conflict.what) {
-                found.push(conflict);
+            match found.iter_mut().find(|c| c.kind == conflict.kind && c.what == conflict.what) {
+                // Dropped in both directions: one line that helps both.
+                Some(same) if !same.help_command.contains(&conflict.help_command) => {
+                    same.help_command = format!("{} && {}", same.help_command, conflict.help_command);
+                }
+                Some(_) => {}
+                None => found.push(conflict),
             }
         }
     }

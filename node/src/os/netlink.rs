@@ -86,6 +86,7 @@ impl Netlink {
             index: l.index,
             up: l.up,
             mtu: l.mtu,
+            ipv6: super::sysctl::allows_ipv6(name),
             addresses: l.addresses.into_iter().filter(|a| !is_link_local(a.addr())).collect(),
         }))
     }

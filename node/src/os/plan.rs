@@ -101,7 +101,7 @@ fn plan_link(desired: &Desired, actual: &Actual, changes: &mut Vec<Change>) {
         changes.push(Change::SetMtu(desired.mtu));
     }
     for (addr, never_source) in &desired.addresses {
-        let usable = addr.is_ipv4() || actual.ipv6;
+        let usable = addr.is_ipv4() || link.ipv6;
         if usable && !link.addresses.contains(&IpNet::from(*addr)) {
             changes.push(Change::AddAddress { addr: *addr, never_source: *never_source });
         }
@@ -112,15 +112,15 @@ fn plan_link(desired: &Desired, actual: &Actual, changes: &mut Vec<Change>) {
 }
 
 fn plan_routes(desired: &Desired, actual: &Actual, changes: &mut Vec<Change>) {
-    let usable = |family| family == Family::V4 || actual.ipv6;
     let mut missing: Vec<Rule> = desired.rules.difference(&actual.rules).copied().collect();
-    missing.retain(|rule| usable(rule.family));
+    missing.retain(|rule| rule.family == Family::V4 || actual.ipv6);
     // First the LAN, then the closed door, then the routes, then what leads to them.
     let early = |rule: &Rule| matches!(rule.action, RuleAction::MainPrefixes | RuleAction::Unreachable);
     changes.extend(missing.iter().filter(|r| early(r)).map(|r| Change::AddRule(*r)));
-    if actual.link.is_some() {
+    if let Some(link) = &actual.link {
         for (prefix, kind) in &desired.routes {
-            if usable(Family::of(*prefix)) && actual.routes.get(prefix) != Some(kind) {
+            let usable = Family::of(*prefix) == Family::V4 || link.ipv6;
+            if usable && actual.routes.get(prefix) != Some(kind) {
                 changes.push(Change::PutRoute(*prefix, *kind));
             }
         }

@@ -23,7 +23,7 @@ pub(crate) async fn actual(
         link: netlink.mesh_link(desired.interface.as_str()).await?,
         ipv6: sysctl::has_ipv6(),
         nft: nft_table().await?,
-        sysctls: sysctl::read_all(),
+        sysctls: sysctl::read_all(&desired.interface),
         recorded,
         ..Actual::default()
     };

@@ -54,17 +54,25 @@ pub struct Along {
 impl SysctlChange {
     /// Whether it is a setting of our own interface, which goes with it: nothing to undo.
     pub(crate) fn is_of(&self, interface: &IfName) -> bool {
-        [V4, V6].iter().any(|family| {
-            let rest = self.key.0.strip_prefix(family).and_then(|rest| rest.strip_prefix('/'));
-            rest.and_then(|rest| rest.strip_prefix(interface.as_str()))
-                .is_some_and(|rest| rest.starts_with('/'))
-        })
+        self.key.is_of(interface)
     }
 }
 
 impl SysctlKey {
     fn new(text: impl Into<String>) -> Self {
         Self(text.into())
+    }
+
+    fn is_of(&self, interface: &IfName) -> bool {
+        [V4, V6].iter().any(|family| {
+            let rest = self.0.strip_prefix(family).and_then(|rest| rest.strip_prefix('/'));
+            rest.and_then(|rest| rest.strip_prefix(interface.as_str()))
+                .is_some_and(|rest| rest.starts_with('/'))
+        })
+    }
+
+    fn is_writable(&self) -> bool {
+        self.path().is_some_and(|path| rustix::fs::access(path, rustix::fs::Access::WRITE_OK).is_ok())
     }
 
     fn path(&self) -> Option<PathBuf> {
@@ -172,11 +180,13 @@ fn forwarding_along<'a>(actual: &'a Actual, family: &'a str) -> impl Iterator<It
 }
 
 /// Reads every setting that concerns us.
-pub(crate) fn read_all() -> BTreeMap<SysctlKey, String> {
+pub(crate) fn read_all(interface: &IfName) -> BTreeMap<SysctlKey, String> {
     let mut found = BTreeMap::new();
     let mut keep = |key: String| {
         let key = SysctlKey::new(key);
-        if let Some(value) = read(&key) {
+        // In a container the settings may be read-only. Those of our interface are a nicety then.
+        let hopeless = key.is_of(interface) && !key.is_writable();
+        if let Some(value) = read(&key).filter(|_| !hopeless) {
             found.insert(key, value);
         }
     };
@@ -203,6 +213,16 @@ fn interfaces(family: &str) -> Vec<String> {
 /// Whether the kernel has IPv6.
 pub(crate) fn has_ipv6() -> bool {
     Path::new(ROOT).join(V6).is_dir()
+}
+
+/// Whether an interface can have IPv6 addresses: it is on there, or can be turned on.
+pub(crate) fn allows_ipv6(interface: &str) -> bool {
+    let off = SysctlKey::new(format!("{V6}/{interface}/disable_ipv6"));
+    match read(&off).as_deref() {
+        Some("0") => true,
+        Some(_) => off.is_writable(),
+        None => false,
+    }
 }
 
 fn read(key: &SysctlKey) -> Option<String> {

@@ -1,5 +1,5 @@
-//! The kernel's own behaviour. Each test runs itself again in a network namespace of its own; the host's
-//! is never touched.
+//! The kernel's own behaviour. Each test runs itself again in network and mount namespaces of its own; the
+//! host's are never touched.
 
 use super::conflicts::{ConflictKind, MeshUse, conflicts};
 use super::testmap::{connected, map, prefix, with_exit};
@@ -12,7 +12,7 @@ use std::time::Duration;
 
 const INSIDE: &str = "MESHD_TEST_IN_NAMESPACE";
 
-/// Runs `test` inside a fresh network namespace, by running this test binary again in one.
+/// Runs `test` inside fresh network and mount namespaces, by running this test binary again in one.
 fn in_namespace<F: Future<Output = ()>>(name: &str, test: impl FnOnce() -> F) {
     if std::env::var_os(INSIDE).is_some() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -21,7 +21,7 @@ fn in_namespace<F: Future<Output = ()>>(name: &str, test: impl FnOnce() -> F) {
     let path = module_path!().split_once("::").unwrap().1;
     let root = rustix::process::geteuid().is_root();
     let output = Command::new("unshare")
-        .args(if root { &["-n"][..] } else { &["-r", "-n"][..] })
+        .args(if root { &["-n", "-m"][..] } else { &["-r", "-n", "-m"][..] })
         .arg(std::env::current_exe().unwrap())
         .args([&format!("{path}::{name}"), "--exact", "--nocapture", "--test-threads=1"])
         .env(INSIDE, "1")
@@ -405,5 +405,105 @@ fn a_missing_interface_is_named_with_what_to_do() {
             "interface mesh0 does not exist: it was removed, or not made; restart meshd to make it again"
         );
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "nothing was recorded");
+    });
+}
+
+/// A host between two others: `peer` behind the interface mesh0, here a veth, and `far` on the LAN side.
+/// Whatever reaches `far` must be translated: it knows only the LAN.
+fn make_router() {
+    sh("mount -t tmpfs tmpfs /run
+        ip link set lo up
+        sysctl -qw net.ipv6.conf.default.accept_dad=0
+        ip netns add peer; ip netns add far
+        ip link add mesh0 type veth peer name wire netns peer
+        ip link add eth0 type veth peer name eth0 netns far
+        ip link set eth0 up; ip addr add 192.168.1.2/24 dev eth0; ip addr add fd00:1::2/64 dev eth0 nodad
+        ip -n far addr add 192.168.1.10/24 dev eth0; ip -n far addr add fd00:1::10/64 dev eth0 nodad
+        ip -n far link set lo up; ip -n far link set eth0 up
+        ip -n peer addr add 100.71.0.9/32 dev wire; ip -n peer addr add fd7a:1:2::9/128 dev wire nodad
+        ip -n peer link set wire up
+        ip -n peer route add default via 100.71.0.2 dev wire onlink
+        ip -n peer -6 route add default via fd7a:1:2::2 dev wire onlink");
+}
+
+/// Neighbours and link-local addresses take a moment at first.
+fn pings(what: &str) -> bool {
+    (0..20).any(|_| !fails(&format!("{what} -c 1 -W 1 -q || {{ sleep 0.2; false; }}")))
+}
+
+#[test]
+fn a_subnet_router_translates_unless_told_not_to() {
+    in_namespace("a_subnet_router_translates_unless_told_not_to", async || {
+        make_router();
+        let dir = tempfile::tempdir().unwrap();
+        let mut host = Host::open(dir.path()).await.unwrap();
+        host.apply(&router()).await.unwrap();
+        assert!(host.plan(&router()).await.unwrap().is_empty());
+        assert!(pings("ip netns exec peer ping 192.168.1.10"));
+        assert!(pings("ip netns exec peer ping fd00:1::10"));
+        let settings = HostSettings { snat: false, ..HostSettings::default() };
+        let plain = Desired::from(&map(&["192.168.1.0/24"], &[]), &settings);
+        host.apply(&plain).await.unwrap();
+        let probe = "ip netns exec peer ping -c 1 -W 1 -q 192.168.1.10";
+        assert!(fails(probe), "the LAN host does not know the way back");
+        sh("ip -n far route add 100.71.0.0/16 via 192.168.1.2");
+        assert!(!fails(probe));
+        // Mesh addresses are believed only when they come out of the mesh.
+        sh("ip -n far addr add 100.71.0.77/32 dev eth0");
+        assert!(fails("ip netns exec far ping -I 100.71.0.77 -c 1 -W 1 -q 192.168.1.2"));
+        assert!(!fails("ip netns exec far ping -c 1 -W 1 -q 192.168.1.2"));
+    });
+}
+
+#[test]
+fn an_exit_node_translates_the_internet_too() {
+    in_namespace("an_exit_node_translates_the_internet_too", async || {
+        make_router();
+        sh("ip -n far addr add 203.0.113.9/32 dev lo; ip route add default via 192.168.1.10");
+        let dir = tempfile::tempdir().unwrap();
+        let mut host = Host::open(dir.path()).await.unwrap();
+        let settings = HostSettings { snat: false, ..HostSettings::default() };
+        let exit = Desired::from(&map(&["0.0.0.0/0", "192.168.1.0/24"], &[]), &settings);
+        host.apply(&exit).await.unwrap();
+        assert!(pings("ip netns exec peer ping 203.0.113.9"));
+        assert!(fails("ip netns exec peer ping -c 1 -W 1 -q 192.168.1.10"), "the subnet is not translated");
+    });
+}
+
+#[test]
+fn our_own_sockets_pass_a_strict_reverse_path_filter_while_an_exit_is_used() {
+    in_namespace("our_own_sockets_pass_a_strict_reverse_path_filter_while_an_exit_is_used", async || {
+        make_router();
+        sh("ip -n far addr add 203.0.113.9/32 dev lo; ip route add default via 192.168.1.10
+            sysctl -qw net.ipv4.conf.all.rp_filter=1 net.ipv4.conf.eth0.rp_filter=1");
+        let dir = tempfile::tempdir().unwrap();
+        let mut host = Host::open(dir.path()).await.unwrap();
+        host.apply(&exit_client(true)).await.unwrap();
+        assert!(pings("ping -m 1835365224 203.0.113.9"), "answers to our own sockets");
+        assert!(fails("ping -c 1 -W 1 -q 203.0.113.9"), "everything else goes to the exit");
+        // A peer that speaks first, to our port.
+        let socket = std::net::UdpSocket::bind("0.0.0.0:41820").unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+        sh("ip -n far route change 192.168.1.0/24 dev eth0 src 203.0.113.9
+            ip netns exec far bash -c 'echo hello > /dev/udp/192.168.1.2/41820'");
+        assert!(socket.recv(&mut [0; 16]).is_ok());
+    });
+}
+
+#[test]
+fn read_only_kernel_settings_do_not_stop_a_client() {
+    in_namespace("read_only_kernel_settings_do_not_stop_a_client", async || {
+        make_host().await;
+        sh("sysctl -qw net.ipv6.conf.mesh0.disable_ipv6=1
+            mount --bind /proc/sys /proc/sys; mount -o remount,ro,bind /proc/sys");
+        let dir = tempfile::tempdir().unwrap();
+        let mut host = Host::open(dir.path()).await.unwrap();
+        let desired = Desired::from(&map(&[], &[]), &HostSettings::default());
+        host.apply(&desired).await.unwrap();
+        assert!(host.plan(&desired).await.unwrap().is_empty());
+        assert!(sh("ip route get 100.71.9.9").contains("dev mesh0"));
+        let error = host.apply(&router()).await.unwrap_err().to_string();
+        assert!(error.contains("/proc/sys/net/ipv4/ip_forward") && error.contains("read-only"), "{error}");
+        host.down().await.unwrap();
     });
 }

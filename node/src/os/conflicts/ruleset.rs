@@ -69,6 +69,8 @@ pub enum Field {
     Destination(Vec<IpNet>),
     /// Connection state.
     State(Vec<String>),
+    /// Some connection state: an iptables match that nft does not translate.
+    SomeState,
     /// IP version 4 (or 6).
     IsV4(bool),
     /// Not understood.
@@ -152,6 +154,9 @@ fn parse_rule(statements: &[Value]) -> Rule {
                 let name = body.get("name").and_then(Value::as_str).unwrap_or_default();
                 match (body["type"].as_str(), name) {
                     (Some("match"), "comment") => {}
+                    (Some("match"), "conntrack" | "state") => {
+                        rule.conditions.push(Condition { field: Field::SomeState, negated: false });
+                    }
                     (Some("target"), "REJECT") => rule.verdict = Verdict::Drop,
                     (Some("target"), _) => {}
                     _ => rule.conditions.push(Condition { field: Field::Unknown, negated: false }),
@@ -265,7 +270,7 @@ impl std::fmt::Display for Condition {
             Field::Destination(nets) => write!(f, "{} daddr {not}{}", family(nets), list(nets, "")),
             Field::State(states) => write!(f, "ct state {not}{}", states.join(",")),
             Field::IsV4(v4) => write!(f, "meta nfproto {not}{}", if *v4 { "ipv4" } else { "ipv6" }),
-            Field::Unknown => f.write_str("…"),
+            Field::SomeState | Field::Unknown => f.write_str("…"),
         }
     }
 }

@@ -116,12 +116,21 @@ fn walk<'a>(
     depth: usize,
     steps: &mut usize,
 ) -> Outcome<'a> {
+    let mut may_have_returned = false;
     for rule in &chain.rules {
         *steps += 1;
         if depth > MAX_DEPTH || *steps > MAX_STEPS {
             return Outcome::Undecided;
         }
-        if !rule.conditions.iter().all(|c| holds(c, probe) == Some(true)) {
+        // What accepts by a state that we cannot read accepts answers; nobody writes it for new ones only.
+        let lets_answers_in = !probe.new && rule.verdict == Verdict::Accept;
+        let applies = |c: &Condition| match c.field {
+            Field::SomeState => lets_answers_in,
+            _ => holds(c, probe) == Some(true),
+        };
+        if !rule.conditions.iter().all(applies) {
+            let excluded = rule.conditions.iter().any(|c| holds(c, probe) == Some(false));
+            may_have_returned |= rule.verdict == Verdict::Return && !excluded;
             continue;
         }
         let verdict = match &rule.verdict {
@@ -133,6 +142,8 @@ fn walk<'a>(
         };
         let (target, comes_back) = match verdict {
             Verdict::Accept => return Outcome::Accepted,
+            // "Return if local, then drop": we cannot tell that this is reached.
+            Verdict::Drop if may_have_returned => return Outcome::Undecided,
             Verdict::Drop => return Outcome::Dropped(chain, rule),
             Verdict::Return => return Outcome::Undecided,
             Verdict::Continue | Verdict::Map(_) => continue,
@@ -174,6 +185,6 @@ fn matches(field: &Field, probe: &Probe) -> Option<bool> {
             states.iter().any(|s| s.eq_ignore_ascii_case(state))
         }
         Field::IsV4(v4) => probe.source.is_ipv4() == *v4,
-        Field::Unknown => return None,
+        Field::SomeState | Field::Unknown => return None,
     })
 }

@@ -28,7 +28,7 @@ fn fresh() -> Actual {
     ];
     let sysctls = keys.map(|(key, value)| (serde_json::from_value(key.into()).unwrap(), value.to_owned()));
     Actual {
-        link: Some(LinkState { index: 3, up: false, mtu: 1500, addresses: BTreeSet::new() }),
+        link: Some(LinkState { index: 3, up: false, mtu: 1500, ipv6: true, addresses: BTreeSet::new() }),
         ipv6: true,
         sysctls: sysctls.into(),
         ..Actual::default()
@@ -48,7 +48,7 @@ fn done(desired: &Desired, before: &Actual) -> Actual {
         }
     }
     let addresses = desired.addresses.keys().map(|a| IpNet::from(*a)).collect();
-    actual.link = Some(LinkState { index: 3, up: true, mtu: desired.mtu, addresses });
+    actual.link = Some(LinkState { index: 3, up: true, mtu: desired.mtu, ipv6: true, addresses });
     actual.routes = desired.routes.clone();
     actual.rules = desired.rules.clone();
     actual.nft = desired.nft.as_ref().map(NftTable::shape);
@@ -135,10 +135,20 @@ fn whatever_somebody_deletes_is_planned_again() {
 fn a_host_without_ipv6_gets_no_ipv6() {
     let mut actual = fresh();
     actual.ipv6 = false;
+    actual.link.as_mut().unwrap().ipv6 = false;
     actual.sysctls.retain(|key, _| !key.to_string().contains("ipv6"));
     let planned = text(&plan(&router(), &actual));
     let planned = planned.replace("replace nft table inet meshd\n", "");
     assert!(!planned.contains("fd7a") && !planned.contains("ipv6"), "{planned}");
+}
+
+#[test]
+fn an_interface_that_may_not_have_ipv6_still_leaks_none_past_an_exit() {
+    let mut actual = fresh();
+    actual.link.as_mut().unwrap().ipv6 = false;
+    let planned = text(&plan(&exit_client(true), &actual));
+    assert!(!planned.contains("address fd7a") && !planned.contains("route fd7a"), "{planned}");
+    assert!(planned.contains("ipv6 5230: not fwmark 0x6d657368 unreachable"), "{planned}");
 }
 
 #[test]
