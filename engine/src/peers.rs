@@ -1,6 +1,7 @@
 //! What the engine keeps about each peer.
 
 use crate::data::{PeerSlot, moment};
+use crate::event::Destination;
 use crate::path::probe::{ProbeKey, SenderTag};
 use crate::path::{Activity, Paths};
 use meshd_proto::netmap::{Peer, PeerKind};
@@ -41,12 +42,16 @@ pub(crate) struct PeerState<S> {
 }
 
 /// A handshake of ours that is under way.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Attempt {
     pub(crate) tries: u32,
     pub(crate) began: Instant,
     /// When the last initiation was sent.
     pub(crate) sent: Instant,
+    /// That initiation, for places that become known meanwhile.
+    pub(crate) message: Vec<u8>,
+    /// Where it was sent.
+    pub(crate) sent_to: Vec<Destination>,
 }
 
 impl<S> PeerState<S> {
@@ -78,7 +83,7 @@ impl<S> PeerState<S> {
     pub(crate) fn activity(&self, epoch: Instant) -> Activity {
         Activity {
             sent: moment(epoch, self.slot.last_tx.load(Ordering::Relaxed)),
-            received: moment(epoch, self.slot.last_rx.load(Ordering::Relaxed)),
+            received: moment(epoch, self.slot.last_data_rx.load(Ordering::Relaxed)),
             received_direct: moment(epoch, self.slot.last_path_rx.load(Ordering::Relaxed)),
         }
     }

@@ -74,12 +74,13 @@ struct Run<'s, S> {
     live: MutexGuard<'s, Live<S>>,
     bytes: u64,
     authentic: bool,
+    data: bool,
     on_path: bool,
 }
 
 impl<'s, S: Session> Run<'s, S> {
     fn new(peer: PeerRef, slot: &'s PeerSlot<S>) -> Self {
-        Self { peer, slot, live: slot.lock(), bytes: 0, authentic: false, on_path: false }
+        Self { peer, slot, live: slot.lock(), bytes: 0, authentic: false, data: false, on_path: false }
     }
 
     fn open(
@@ -113,6 +114,7 @@ impl<'s, S: Session> Run<'s, S> {
                 return;
             }
         };
+        self.data |= verdict.is_some();
         self.note(from, judge.when.stamp, sink);
         match verdict {
             Some(Ok(packet)) => {
@@ -142,6 +144,9 @@ impl<'s, S: Session> Run<'s, S> {
     fn finish(self, stamp: u64) {
         if self.authentic {
             self.slot.last_rx.store(stamp, Ordering::Relaxed);
+        }
+        if self.data {
+            self.slot.last_data_rx.store(stamp, Ordering::Relaxed);
         }
         if self.on_path {
             self.slot.last_path_rx.store(stamp, Ordering::Relaxed);

@@ -25,6 +25,8 @@ pub struct PeerSlot<S> {
     pub last_tx: AtomicU64,
     /// Stamp of the last authenticated packet received, any way.
     pub last_rx: AtomicU64,
+    /// The same, keepalives excluded.
+    pub last_data_rx: AtomicU64,
     /// Stamp of the last authenticated packet received on the direct path in use.
     pub last_path_rx: AtomicU64,
 }
@@ -68,6 +70,7 @@ impl<S> PeerSlot<S> {
             rx_bytes: AtomicU64::new(0),
             last_tx: AtomicU64::new(0),
             last_rx: AtomicU64::new(0),
+            last_data_rx: AtomicU64::new(0),
             last_path_rx: AtomicU64::new(0),
         }
     }

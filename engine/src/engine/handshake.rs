@@ -6,7 +6,7 @@
 use super::{Engine, SOON, Timer};
 use crate::data::{DropReason, seal_run};
 use crate::engine::sink::Sink;
-use crate::event::{Destination, Event, PathReason, Source};
+use crate::event::{Destination, Event, PathReason, Source, Transmit};
 use crate::path::candidate::Origin;
 use crate::path::{RECENT, Way};
 use crate::peers::Attempt;
@@ -81,7 +81,8 @@ impl<F: SessionFactory> Engine<F> {
         if state.attempt.is_some() {
             return;
         }
-        state.attempt = Some(Attempt { tries: 0, began: now, sent: now });
+        state.attempt =
+            Some(Attempt { tries: 0, began: now, sent: now, message: Vec::new(), sent_to: Vec::new() });
         if state.is_meshd() {
             state.paths.restart(now);
             self.timers.set_earlier(Timer::Path(id), now + SOON);
@@ -117,9 +118,24 @@ impl<F: SessionFactory> Engine<F> {
         attempt.sent = now;
         self.timers.set(Timer::Handshake(id), now + wait + jitter);
         let message = state.slot.lock().session.as_mut().and_then(|s| s.initiate(now));
-        let Some(message) = message else { return };
-        for to in self.places(id) {
-            self.send(to, message.clone());
+        attempt.message = message.unwrap_or_default();
+        attempt.sent_to.clear();
+        self.spread(id);
+    }
+
+    /// Sends the initiation under way to the places that have not got it. The same one, not a new one:
+    /// a responder that answered both would forget the first key pair while we use it.
+    pub(super) fn spread(&mut self, id: NodeId) {
+        let places = self.places(id);
+        let Some(attempt) = self.peers.get_mut(id).and_then(|s| s.attempt.as_mut()) else { return };
+        if attempt.message.is_empty() {
+            return;
+        }
+        for to in places {
+            if !attempt.sent_to.contains(&to) {
+                attempt.sent_to.push(to);
+                self.transmits.push_back(Transmit { to, payload: attempt.message.clone() });
+            }
         }
     }
 
@@ -155,7 +171,7 @@ impl<F: SessionFactory> Engine<F> {
             return;
         }
         let Some(state) = self.peers.get_mut(id) else { return };
-        let Some(attempt) = state.attempt else { return };
+        let Some(attempt) = &state.attempt else { return };
         if now.saturating_duration_since(attempt.began) >= GIVE_UP {
             state.attempt = None;
             let dropped = state.queue.len();
@@ -255,7 +271,7 @@ impl<F: SessionFactory> Engine<F> {
     /// Our initiation was answered: there is a session, and the way the answer came is proved.
     fn completed(&mut self, id: NodeId, from: Source, replies: &[Vec<u8>], now: Instant) {
         let Some(state) = self.peers.get_mut(id) else { return };
-        let rtt = state.attempt.map(|a| now.saturating_duration_since(a.sent));
+        let rtt = state.attempt.as_ref().map(|a| now.saturating_duration_since(a.sent));
         let mut change = None;
         if let (Source::Udp(endpoint), Some(rtt), true) = (from, rtt, state.is_meshd()) {
             state.paths.proved_by_handshake(endpoint, rtt, now);

@@ -57,7 +57,7 @@ impl<F: SessionFactory> Engine<F> {
         if news && self.in_use(id, now) {
             self.timers.set_earlier(Timer::Path(id), now + SOON);
             if attempting && !self.is_ready(id, now) {
-                self.initiate(id, now);
+                self.spread(id);
             }
         }
     }

@@ -109,7 +109,7 @@ impl<F: SessionFactory> Engine<F> {
         for id in self.peers.ids() {
             let attempting = self.peers.get(id).is_some_and(|s| s.attempt.is_some());
             if attempting && !self.is_ready(id, now) {
-                self.initiate(id, now);
+                self.spread(id);
                 self.tell_candidates_now(id, now);
             }
         }

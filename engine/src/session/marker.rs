@@ -53,6 +53,7 @@ impl SessionFactory for Marker {
         MarkerSession {
             secret,
             public: self.secret.public(),
+            peer: *peer,
             index,
             zero: self.zero,
             generation: 0,
@@ -64,7 +65,8 @@ impl SessionFactory for Marker {
             last_timestamp: None,
             idle_since: now,
             last_sent: None,
-            last_received: None,
+            last_data_sent: None,
+            last_data_received: None,
             waiting_since: None,
         }
     }
@@ -74,9 +76,8 @@ impl SessionFactory for Marker {
             return Initiation::Refused;
         }
         let sender = NodeKey::from_bytes(array(initiation, 8));
-        // mac1 in WireGuard: made with the receiver's public key.
-        let mac = keyed_hash(self.secret.public().as_bytes(), "marker mac1", &[&initiation[..116]]);
-        if initiation[116..132] == mac[..16] { Initiation::From(sender) } else { Initiation::Refused }
+        let mac = mac1(&self.secret.public(), initiation);
+        if initiation[116..132] == mac { Initiation::From(sender) } else { Initiation::Refused }
     }
 }
 
@@ -85,6 +86,7 @@ impl SessionFactory for Marker {
 pub struct MarkerSession {
     secret: [u8; 32],
     public: NodeKey,
+    peer: NodeKey,
     index: SessionIndex,
     zero: Instant,
     /// Counts our key pairs: the lowest 8 bits of our receiver index.
@@ -99,7 +101,8 @@ pub struct MarkerSession {
     last_timestamp: Option<u64>,
     idle_since: Instant,
     last_sent: Option<Instant>,
-    last_received: Option<Instant>,
+    last_data_sent: Option<Instant>,
+    last_data_received: Option<Instant>,
     /// Data was sent and nothing has come back since.
     waiting_since: Option<Instant>,
 }
@@ -218,11 +221,13 @@ impl MarkerSession {
         if message[12..44] != proof {
             return Err(OpenError::NotAuthentic);
         }
-        // The two newest initiations count: answers may take longer than a retry.
-        if ![self.sent, self.sent_before].iter().flatten().any(|s| s.ours == ours) {
+        // The two newest initiations count: answers may take longer than a retry. After an answer to the
+        // older one, the newer one still waits for its own.
+        if self.sent.is_some_and(|s| s.ours == ours) {
+            (self.sent, self.sent_before) = (None, None);
+        } else if self.sent_before.take_if(|s| s.ours == ours).is_none() {
             return Err(OpenError::NoKeyPair);
         }
-        (self.sent, self.sent_before) = (None, None);
         let pair = self.pair(ours, theirs, true, now);
         self.install(pair);
         Ok(())
@@ -255,6 +260,7 @@ impl Session for MarkerSession {
         let len = self.seal_with(packet, out, now)?;
         if !packet.is_empty() {
             self.waiting_since.get_or_insert(now);
+            self.last_data_sent = Some(now);
         }
         Ok(len)
     }
@@ -284,8 +290,10 @@ impl Session for MarkerSession {
         if by_next && let Some(pair) = self.next.take() {
             self.install(pair);
         }
-        self.last_received = Some(now);
         self.waiting_since = None;
+        if !body.is_empty() {
+            self.last_data_received = Some(now);
+        }
         Ok(if body.is_empty() { Opened::Keepalive } else { Opened::Packet(body.len()) })
     }
 
@@ -311,7 +319,6 @@ impl Session for MarkerSession {
             MessageKind::Cookie | MessageKind::Data | MessageKind::Other => return Err(OpenError::Malformed),
         };
         self.idle_since = now;
-        self.last_received = Some(now);
         self.waiting_since = None;
         Ok(done)
     }
@@ -328,6 +335,8 @@ impl Session for MarkerSession {
         message[40..48].copy_from_slice(&stamp.to_le_bytes());
         let proof = keyed_hash(&self.secret, "marker init", &[&message[..48]]);
         message[48..80].copy_from_slice(&proof);
+        let mac = mac1(&self.peer, &message);
+        message[116..132].copy_from_slice(&mac);
         Some(message)
     }
 
@@ -353,13 +362,13 @@ impl Session for MarkerSession {
         let old = self
             .current
             .as_ref()
-            .is_some_and(|p| p.initiator && age(p.born) >= REKEY_AFTER && self.last_sent > Some(p.born));
+            .is_some_and(|p| p.initiator && age(p.born) >= REKEY_AFTER && self.last_data_sent > Some(p.born));
         if self.sent.is_none() && (stale || old) {
             self.waiting_since = None;
             return Tick { transmit: self.initiate(now), expired: false };
         }
-        let owes =
-            self.last_received > self.last_sent && self.last_received.is_some_and(|t| age(t) >= KEEPALIVE);
+        let owes = self.last_data_received > self.last_sent
+            && self.last_data_received.is_some_and(|t| age(t) >= KEEPALIVE);
         let mut keepalive = vec![0; OVERHEAD];
         if owes && self.seal_with(&[], &mut keepalive, now).is_ok() {
             return Tick { transmit: Some(keepalive), expired: false };
@@ -370,6 +379,11 @@ impl Session for MarkerSession {
     fn last_handshake(&self, now: Instant) -> Option<Duration> {
         self.current.as_ref().map(|p| now.saturating_duration_since(p.born))
     }
+}
+
+/// Made with the receiver's public key, as in WireGuard (paper §5.4.4): only who knows it is listened to.
+fn mac1(receiver: &NodeKey, message: &[u8]) -> [u8; 16] {
+    array(&keyed_hash(receiver.as_bytes(), "marker mac1", &[&message[..116]]), 0)
 }
 
 /// The bytes at `at`. The callers have checked the message's length by its kind.

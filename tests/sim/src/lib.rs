@@ -1,1 +1,24 @@
-//! Whole-mesh simulation in virtual time
+//! A whole mesh in virtual time: N engines on marker sessions, a small internet with home NATs, a relay
+//! with STUN, and a coordinator that hands out maps and hints.
+//!
+//! Nothing here reads a clock or the operating system's entropy: a run is a function of its seed, and a
+//! failing one prints it. The network is simple on purpose (RFC 4787 endpoint-independent mapping with
+//! address-and-port-dependent filtering, which is what home routers do); kernels and real NATs are the
+//! namespace lab's business.
+//!
+//! What is checked all the time, whatever a test does: no datagram on the wire holds
+//! a plaintext payload, and no packet is delivered to a node whose policy does not allow it.
+
+mod coordinator;
+mod net;
+mod node;
+mod packets;
+mod random;
+mod world;
+
+pub use coordinator::Rules;
+pub use net::{Home, Place};
+pub use node::{Delivered, NodeName};
+pub use packets::{Inner, inner};
+pub use random::Random;
+pub use world::{World, WorldConfig};

@@ -1,0 +1,111 @@
+//! One simulated node: an engine, and what a host does around it.
+
+use crate::net::Place;
+use crate::packets::{Inner, inner};
+use meshd_engine::data::{OpenSink, PathChoice, SealSink, open_run, seal_run};
+use meshd_engine::packet::Packet;
+use meshd_engine::session::marker::Marker;
+use meshd_engine::{Destination, Engine, EngineConfig, Input, Source};
+use meshd_proto::{NetworkId, NodeId, NodeSecret};
+use std::time::Instant;
+
+/// A node of the simulation, by number from 1.
+pub type NodeName = NodeId;
+
+/// A packet that a node's host got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Delivered {
+    /// When.
+    pub at: Instant,
+    /// What.
+    pub packet: Inner,
+}
+
+pub(crate) struct SimNode {
+    pub(crate) id: NodeId,
+    pub(crate) secret: NodeSecret,
+    pub(crate) place: Place,
+    pub(crate) engine: Engine<Marker>,
+    pub(crate) running: bool,
+    pub(crate) udp_blocked: bool,
+    pub(crate) delivered: Vec<Delivered>,
+    /// Packets that its host sent: what comes back for them is a reply.
+    pub(crate) sent: Vec<Inner>,
+    pub(crate) wake: Option<Instant>,
+}
+
+pub(crate) fn engine(
+    secret: &NodeSecret,
+    network: NetworkId,
+    seed: [u8; 32],
+    zero: Instant,
+    now: Instant,
+) -> Engine<Marker> {
+    let config = EngineConfig::new(secret.clone(), network);
+    Engine::new(config, Marker::new(secret.clone(), zero), seed, now)
+}
+
+/// What the data functions hand out.
+#[derive(Default)]
+pub(crate) struct Out {
+    room: Vec<u8>,
+    pub(crate) datagrams: Vec<(Destination, Vec<u8>)>,
+    pub(crate) inputs: Vec<Input>,
+    pub(crate) packets: Vec<Vec<u8>>,
+}
+
+impl SealSink for Out {
+    fn room(&mut self, max: usize) -> Option<&mut [u8]> {
+        self.room = vec![0; max];
+        Some(&mut self.room)
+    }
+    fn commit(&mut self, len: usize, path: PathChoice) {
+        for to in path.to.into_iter().chain(path.also) {
+            self.datagrams.push((to, self.room[..len].to_vec()));
+        }
+    }
+    fn hand_up(&mut self, packet: &[u8]) {
+        self.inputs.push(Input::Outbound { packet: packet.to_vec() });
+    }
+}
+
+impl OpenSink for Out {
+    fn room(&mut self, max: usize) -> Option<&mut [u8]> {
+        SealSink::room(self, max)
+    }
+    fn deliver(&mut self, len: usize, _packet: &Packet) {
+        self.packets.push(self.room[..len].to_vec());
+    }
+    fn hand_up(&mut self, from: Source, datagram: &[u8]) {
+        self.inputs.push(Input::Datagram { from, payload: datagram.to_vec() });
+    }
+    fn seen(&mut self, peer: NodeId, from: Source) {
+        self.inputs.push(Input::PeerSeen { peer, from });
+    }
+}
+
+impl SimNode {
+    /// The host sends a packet: as the data threads do it.
+    pub(crate) fn send(&mut self, packet: Inner, now: Instant) -> Out {
+        let mut out = Out::default();
+        self.sent.push(packet);
+        let bytes = packet.encode();
+        let snapshot = self.engine.data().load_full();
+        seal_run(&snapshot, [bytes.as_slice()], &mut out, now);
+        out
+    }
+
+    /// A datagram arrives: as the data threads do it.
+    pub(crate) fn receive(&mut self, from: Source, datagram: &[u8], now: Instant) -> Out {
+        let mut out = Out::default();
+        let snapshot = self.engine.data().load_full();
+        open_run(&snapshot, [(from, datagram)], &mut out, now);
+        out
+    }
+
+    pub(crate) fn deliver(&mut self, packet: &[u8], now: Instant) -> Option<Inner> {
+        let packet = inner(packet)?;
+        self.delivered.push(Delivered { at: now, packet });
+        Some(packet)
+    }
+}

@@ -1,0 +1,605 @@
+//! The world: virtual time, what is under way, and the rules that always hold.
+
+use crate::coordinator::{Coordinator, Member, Rules, addr};
+use crate::net::{Home, Net, Place};
+use crate::node::{Delivered, NodeName, Out, SimNode, engine};
+use crate::packets::{Inner, MARK};
+use crate::random::Random;
+use meshd_engine::status::{PathStatus, Status};
+use meshd_engine::{Destination, Event, Input, Settings, Source};
+use meshd_proto::netmap::PeerKind;
+use meshd_proto::stun::Binding;
+use meshd_proto::{Endpoint, NetworkId, NodeId, NodeSecret, Prefix, RelayId, UnixSeconds};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+/// The relay of the simulation.
+pub(crate) const RELAY: RelayId = RelayId(1);
+/// Wall clock at the beginning.
+const WALL: u64 = 1_800_000_000;
+
+/// How the network behaves.
+#[derive(Clone, Copy, Debug)]
+pub struct WorldConfig {
+    /// Of everything random.
+    pub seed: u64,
+    /// Percent of datagrams that are lost between homes.
+    pub loss: u64,
+    /// One-way latency between homes.
+    pub latency: Duration,
+    /// One-way latency by way of the relay, on top.
+    pub relay_latency: Duration,
+    /// Whether there is a relay (and STUN).
+    pub relay: bool,
+}
+
+impl Default for WorldConfig {
+    fn default() -> Self {
+        Self {
+            seed: 1,
+            loss: 0,
+            latency: Duration::from_millis(15),
+            relay_latency: Duration::from_millis(20),
+            relay: true,
+        }
+    }
+}
+
+enum Happening {
+    Datagram { to: NodeId, from: Source, payload: Vec<u8> },
+    Input { to: NodeId, input: Box<Input> },
+    Stun { from: Place, node: NodeId, source: Endpoint, payload: Vec<u8> },
+    Wake(NodeId),
+}
+
+/// A mesh in virtual time.
+pub struct World {
+    config: WorldConfig,
+    random: Random,
+    zero: Instant,
+    now: Instant,
+    order: u64,
+    queue: BinaryHeap<Reverse<(Instant, u64)>>,
+    happenings: HashMap<u64, Happening>,
+    nodes: BTreeMap<NodeId, SimNode>,
+    net: Net,
+    coordinator: Coordinator,
+    relay_up: bool,
+    attached: BTreeSet<NodeId>,
+    blocked: BTreeSet<(NodeId, NodeId)>,
+    serial: u64,
+    /// Rules in force at some time in the last moments: a map takes a while to arrive.
+    recent_rules: Vec<(Instant, Rules)>,
+    /// Every event, for tests.
+    events: Vec<(Instant, NodeId, Event)>,
+    direct_datagrams: u64,
+    relayed_datagrams: u64,
+}
+
+impl World {
+    /// An empty world.
+    pub fn new(config: WorldConfig) -> Self {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "virtual time has to begin somewhere; only differences count"
+        )]
+        let zero = Instant::now();
+        let mut random = Random::new(config.seed);
+        let mut network = [0; 16];
+        network.copy_from_slice(&random.bytes()[..16]);
+        let mut coordinator = Coordinator::new(NetworkId::from_bytes(network));
+        if config.relay {
+            coordinator.relays.insert(RELAY);
+        }
+        Self {
+            config,
+            random,
+            zero,
+            now: zero,
+            order: 0,
+            queue: BinaryHeap::new(),
+            happenings: HashMap::new(),
+            nodes: BTreeMap::new(),
+            net: Net::default(),
+            coordinator,
+            relay_up: true,
+            attached: BTreeSet::new(),
+            blocked: BTreeSet::new(),
+            serial: 0,
+            recent_rules: Vec::new(),
+            events: Vec::new(),
+            direct_datagrams: 0,
+            relayed_datagrams: 0,
+        }
+    }
+
+    /// Adds a node. Maps go out with [`Self::publish`].
+    pub fn add(&mut self, place: Place, routes: &[&str]) -> NodeName {
+        let id = NodeId(self.nodes.len() as u64 + 1);
+        let secret = NodeSecret::from_bytes(self.random.bytes());
+        let engine = engine(&secret, self.coordinator.network, self.random.bytes(), self.zero, self.now);
+        self.coordinator.members.insert(
+            id,
+            Member {
+                key: secret.public(),
+                routes: routes.iter().map(|r| r.parse::<Prefix>().expect("a prefix")).collect(),
+                kind: PeerKind::Meshd,
+                expires: None,
+                endpoints: Vec::new(),
+                home_relay: None,
+                online: true,
+                seq: 1,
+                interest: BTreeSet::new(),
+            },
+        );
+        let node = SimNode {
+            id,
+            secret,
+            place,
+            engine,
+            running: true,
+            udp_blocked: false,
+            delivered: Vec::new(),
+            sent: Vec::new(),
+            wake: None,
+        };
+        self.nodes.insert(id, node);
+        self.boot(id);
+        id
+    }
+
+    fn boot(&mut self, id: NodeId) {
+        let local = vec![self.nodes[&id].place.local()];
+        let wall = UnixSeconds(WALL + (self.now - self.zero).as_secs());
+        self.input(id, Input::WallClock(wall));
+        self.input(id, Input::LocalEndpoints(local));
+    }
+
+    /// The mesh address of a node.
+    pub fn addr(&self, id: NodeName) -> Ipv4Addr {
+        addr(id)
+    }
+
+    /// Sets the rules without sending them.
+    pub fn set_rules(&mut self, rules: Rules) {
+        self.coordinator.rules = rules;
+    }
+
+    /// Rules by which every node reaches every other one and every route.
+    pub fn allow_all(&mut self) {
+        let any: Prefix = Prefix::DEFAULT_V4;
+        let all = ["100.71.0.0/16", "192.168.0.0/16", "10.0.0.0/8"];
+        let allow = all.map(|dst| (any, dst.parse().expect("a prefix"), 0, u16::MAX)).to_vec();
+        self.set_rules(Rules { allow });
+    }
+
+    /// Sends every member its map (and the relay's address), as it is now.
+    pub fn publish(&mut self) {
+        self.recent_rules.push((self.now, self.coordinator.rules.clone()));
+        for id in self.nodes.keys().copied().collect::<Vec<_>>() {
+            self.publish_to(id);
+        }
+    }
+
+    fn publish_to(&mut self, id: NodeId) {
+        let map = self.coordinator.map(id);
+        self.input_later(id, Input::Map(map.into()), Duration::from_millis(30));
+        if self.config.relay {
+            let relay = Input::RelayAddresses { relay: RELAY, addrs: vec![stun_server()] };
+            self.input_later(id, relay, Duration::from_millis(31));
+        }
+    }
+
+    /// Removes a member from everybody's map.
+    pub fn remove(&mut self, id: NodeName) {
+        self.coordinator.members.remove(&id);
+        self.publish();
+    }
+
+    /// Lets a member's key end at `after` from the beginning.
+    pub fn expire(&mut self, id: NodeName, after: Duration) {
+        if let Some(member) = self.coordinator.members.get_mut(&id) {
+            member.expires = Some(UnixSeconds(WALL + after.as_secs()));
+        }
+    }
+
+    /// Changes a node's settings.
+    pub fn settings(&mut self, id: NodeName, settings: Settings) {
+        self.input(id, Input::Settings(settings));
+    }
+
+    /// All UDP of a node but to its relay is dropped, or no longer.
+    pub fn block_udp(&mut self, id: NodeName, blocked: bool) {
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.udp_blocked = blocked;
+        }
+    }
+
+    /// Datagrams straight between two nodes are dropped, or no longer.
+    pub fn block_direct(&mut self, a: NodeName, b: NodeName, blocked: bool) {
+        for pair in [(a, b), (b, a)] {
+            if blocked {
+                self.blocked.insert(pair);
+            } else {
+                self.blocked.remove(&pair);
+            }
+        }
+    }
+
+    /// The relay dies or comes back.
+    pub fn relay(&mut self, up: bool) {
+        self.relay_up = up;
+        let attached: Vec<_> = self.attached.iter().copied().collect();
+        for id in attached {
+            let input = if up { Input::RelayUp(RELAY) } else { Input::RelayDown(RELAY) };
+            self.input_later(id, input, Duration::from_millis(200));
+        }
+    }
+
+    /// A home router restarts.
+    pub fn restart_router(&mut self, home: Home) {
+        self.net.forget(home);
+    }
+
+    /// A node moves to another place.
+    pub fn move_to(&mut self, id: NodeName, place: Place) {
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.place = place;
+        }
+        self.input(id, Input::LocalEndpoints(vec![place.local()]));
+    }
+
+    /// A node's daemon is restarted: same key, everything else forgotten.
+    pub fn restart(&mut self, id: NodeName) {
+        let seed = self.random.bytes();
+        let (zero, now, network) = (self.zero, self.now, self.coordinator.network);
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.engine = engine(&node.secret, network, seed, zero, now);
+            node.wake = None;
+            node.sent.clear();
+        }
+        self.attached.remove(&id);
+        self.boot(id);
+        self.publish_to(id);
+    }
+
+    /// A node's daemon stops, or runs again.
+    pub fn set_running(&mut self, id: NodeName, running: bool) {
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.running = running;
+        }
+        if running {
+            self.restart(id);
+        }
+    }
+
+    /// The host of `from` (or one behind it, with the source `src`) sends a UDP packet.
+    pub fn send_as(&mut self, from: NodeName, src: Ipv4Addr, dst: Ipv4Addr, ports: (u16, u16)) -> Inner {
+        self.serial += 1;
+        let packet = Inner { src, dst, src_port: ports.0, dst_port: ports.1, serial: self.serial };
+        let now = self.now;
+        if let Some(node) = self.nodes.get_mut(&from).filter(|n| n.running) {
+            let out = node.send(packet, now);
+            self.put_out(from, out);
+        }
+        packet
+    }
+
+    /// The host of `from` sends a UDP packet to the mesh address of `to`.
+    pub fn send(&mut self, from: NodeName, to: NodeName, ports: (u16, u16)) -> Inner {
+        self.send_as(from, addr(from), addr(to), ports)
+    }
+
+    /// Sends a packet and answers it, again and again, until an answer has come back; fails after `limit`.
+    /// Returns how long it took.
+    pub fn ping_pong(&mut self, a: NodeName, b: NodeName, limit: Duration) -> Option<Duration> {
+        let begin = self.now;
+        while self.now - begin < limit {
+            let ask = self.send(a, b, (5000, 7));
+            self.run(Duration::from_millis(100));
+            let arrived =
+                self.nodes[&b].delivered.iter().any(|d| d.packet.serial >= ask.serial.saturating_sub(20));
+            if arrived {
+                let answer = self.send(b, a, (7, 5000));
+                self.run(Duration::from_millis(100));
+                let back = |w: &Self| w.delivered(a).iter().any(|d| d.packet.serial == answer.serial);
+                if back(self) {
+                    return Some(self.now - begin);
+                }
+            }
+        }
+        None
+    }
+
+    /// Sends both ways every 100 ms for `time`; returns how many packets were sent and delivered.
+    pub fn chat(&mut self, a: NodeName, b: NodeName, time: Duration) -> (usize, usize) {
+        let end = self.now + time;
+        let mut sent = BTreeSet::new();
+        while self.now < end {
+            sent.insert(self.send(a, b, (5000, 7)).serial);
+            sent.insert(self.send(b, a, (7, 5000)).serial);
+            self.run(Duration::from_millis(100));
+        }
+        self.run(Duration::from_millis(300));
+        let got = |id| self.delivered(id).iter().filter(|d| sent.contains(&d.packet.serial)).count();
+        (sent.len(), got(a) + got(b))
+    }
+
+    /// What a node's host got.
+    pub fn delivered(&self, id: NodeName) -> &[Delivered] {
+        &self.nodes[&id].delivered
+    }
+
+    /// A node's status.
+    pub fn status(&self, id: NodeName) -> Status {
+        self.nodes[&id].engine.status(self.now)
+    }
+
+    /// Which way a node sends to a peer.
+    pub fn path(&self, from: NodeName, to: NodeName) -> PathStatus {
+        let status = self.status(from);
+        status.peers.iter().find(|p| p.id == to).map_or(PathStatus::None, |p| p.path)
+    }
+
+    /// Whether both nodes send straight to each other.
+    pub fn is_direct(&self, a: NodeName, b: NodeName) -> bool {
+        [(a, b), (b, a)]
+            .iter()
+            .all(|(x, y)| matches!(self.path(*x, *y), PathStatus::Direct { doubtful: false, .. }))
+    }
+
+    /// Everything that engines said.
+    pub fn events(&self) -> &[(Instant, NodeId, Event)] {
+        &self.events
+    }
+
+    /// Datagrams sent straight and over the relay since the beginning.
+    pub fn datagrams(&self) -> (u64, u64) {
+        (self.direct_datagrams, self.relayed_datagrams)
+    }
+
+    /// The virtual time.
+    pub fn now(&self) -> Instant {
+        self.now
+    }
+
+    /// The world's random numbers, for a test's own choices.
+    pub fn random(&mut self) -> &mut Random {
+        &mut self.random
+    }
+
+    /// Lets time pass.
+    pub fn run(&mut self, time: Duration) {
+        let end = self.now + time;
+        while let Some(Reverse((at, order))) = self.queue.peek().copied() {
+            if at > end {
+                break;
+            }
+            self.queue.pop();
+            self.now = at;
+            if let Some(happening) = self.happenings.remove(&order) {
+                self.happen(happening);
+            }
+        }
+        self.now = end;
+    }
+
+    fn happen(&mut self, happening: Happening) {
+        let now = self.now;
+        match happening {
+            Happening::Datagram { to, from, payload } => {
+                let Some(node) = self.nodes.get_mut(&to).filter(|n| n.running) else { return };
+                let out = node.receive(from, &payload, now);
+                self.put_out(to, out);
+            }
+            Happening::Input { to, input } => self.input(to, *input),
+            Happening::Stun { from, node, source, payload } => {
+                let answer = Binding::parse(&payload).ok().and_then(|b| b.answer(source));
+                let current = self.nodes.get(&node).map(|n| n.place);
+                if let Some(payload) = answer.filter(|_| current == Some(from)) {
+                    let from = Source::Udp(stun_server());
+                    self.later(self.config.latency, Happening::Datagram { to: node, from, payload });
+                }
+            }
+            Happening::Wake(id) => {
+                let Some(node) = self.nodes.get_mut(&id).filter(|n| n.running && n.wake == Some(now)) else {
+                    return;
+                };
+                node.wake = None;
+                node.engine.handle_timeout(now);
+                self.pump(id);
+            }
+        }
+    }
+
+    /// Gives a node an input now.
+    pub fn input(&mut self, id: NodeName, input: Input) {
+        let now = self.now;
+        if let Some(node) = self.nodes.get_mut(&id).filter(|n| n.running) {
+            node.engine.handle_input(input, now);
+            self.pump(id);
+        }
+    }
+
+    fn input_later(&mut self, to: NodeId, input: Input, wait: Duration) {
+        self.later(wait, Happening::Input { to, input: Box::new(input) });
+    }
+
+    fn later(&mut self, wait: Duration, happening: Happening) {
+        self.order += 1;
+        self.happenings.insert(self.order, happening);
+        self.queue.push(Reverse((self.now + wait, self.order)));
+    }
+
+    /// Handles what a node's data functions handed out.
+    fn put_out(&mut self, id: NodeId, out: Out) {
+        for (to, datagram) in out.datagrams {
+            self.transmit(id, to, datagram);
+        }
+        for packet in out.packets {
+            self.arrived(id, &packet);
+        }
+        for input in out.inputs {
+            self.input(id, input);
+        }
+    }
+
+    /// Drains an engine's outputs.
+    fn pump(&mut self, id: NodeId) {
+        loop {
+            let Some(node) = self.nodes.get_mut(&id) else { return };
+            let (transmit, event) = (node.engine.poll_transmit(), node.engine.poll_event());
+            if transmit.is_none() && event.is_none() {
+                break;
+            }
+            if let Some(t) = transmit {
+                self.transmit(id, t.to, t.payload);
+            }
+            if let Some(event) = event {
+                self.event(id, event);
+            }
+        }
+        let now = self.now;
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        let wake = node.engine.poll_timeout().map(|at| at.max(now));
+        if wake != node.wake {
+            node.wake = wake;
+            if let Some(at) = wake {
+                self.later(at - now, Happening::Wake(id));
+            }
+        }
+    }
+
+    fn transmit(&mut self, id: NodeId, to: Destination, payload: Vec<u8>) {
+        self.check_ciphertext(id, &payload);
+        let (now, place) = (self.now, self.nodes[&id].place);
+        let lost = self.random.percent(self.config.loss);
+        let jitter = Duration::from_micros(self.random.below(2000));
+        match to {
+            Destination::Relay { relay, peer } => {
+                self.relayed_datagrams += 1;
+                let me = self.nodes[&id].secret.public();
+                let receiver = self.nodes.values().find(|n| n.secret.public() == peer).map(|n| n.id);
+                let works = self.relay_up && self.attached.contains(&id) && relay == RELAY;
+                if let Some(to) = receiver.filter(|r| works && !lost && self.attached.contains(r)) {
+                    let from = Source::Relay { relay, peer: me };
+                    let wait = self.config.latency + self.config.relay_latency + jitter;
+                    self.later(wait, Happening::Datagram { to, from, payload });
+                }
+            }
+            Destination::Udp(endpoint) => {
+                self.direct_datagrams += 1;
+                if self.nodes[&id].udp_blocked {
+                    return;
+                }
+                let Some(arrival) = self.net.route(place, endpoint, now) else { return };
+                if arrival.to == stun_server() {
+                    if self.config.relay && self.relay_up && !lost {
+                        let source = arrival.source;
+                        let stun = Happening::Stun { from: place, node: id, source, payload };
+                        self.later(self.config.latency + jitter, stun);
+                    }
+                    return;
+                }
+                let receiver = self.nodes.values().find(|n| n.place.local() == arrival.to).map(|n| n.id);
+                let Some(to) = receiver else { return };
+                if self.blocked.contains(&(id, to)) || self.nodes[&to].udp_blocked || (lost && !arrival.lan) {
+                    return;
+                }
+                let wait =
+                    if arrival.lan { Duration::from_micros(300) } else { self.config.latency + jitter };
+                self.later(wait, Happening::Datagram { to, from: Source::Udp(arrival.source), payload });
+            }
+        }
+    }
+
+    fn event(&mut self, id: NodeId, event: Event) {
+        match &event {
+            Event::Deliver(packet) => self.arrived(id, packet),
+            Event::Interest(about) => {
+                if let Some(member) = self.coordinator.members.get_mut(&id) {
+                    member.interest.insert(*about);
+                }
+                self.send_hint(*about, &[id]);
+            }
+            Event::EndpointsChanged(endpoints) => {
+                let endpoints = endpoints.clone();
+                self.change_member(id, |m| m.endpoints = endpoints);
+            }
+            Event::HomeRelay(relay) => {
+                let relay = *relay;
+                self.change_member(id, |m| m.home_relay = Some(relay));
+                self.attach(id);
+            }
+            Event::WantRelay(_) => self.attach(id),
+            Event::PathChanged { .. }
+            | Event::PeerUp(_)
+            | Event::PeerDown(_)
+            | Event::FlowsCut { .. }
+            | Event::Pong { .. } => {}
+        }
+        self.events.push((self.now, id, event));
+    }
+
+    fn attach(&mut self, id: NodeId) {
+        self.attached.insert(id);
+        if self.relay_up {
+            self.input_later(id, Input::RelayUp(RELAY), self.config.latency * 4);
+        }
+    }
+
+    fn change_member(&mut self, id: NodeId, change: impl FnOnce(&mut Member)) {
+        let Some(member) = self.coordinator.members.get_mut(&id) else { return };
+        change(member);
+        member.seq += 1;
+        let interested = self.coordinator.interested(id);
+        self.send_hint(id, &interested);
+    }
+
+    fn send_hint(&mut self, about: NodeId, to: &[NodeId]) {
+        let Some(hint) = self.coordinator.hint(about) else { return };
+        for id in to {
+            self.input_later(*id, Input::Hints(vec![hint.clone()]), Duration::from_millis(40));
+        }
+    }
+
+    /// A packet reached a node's host. It must have been allowed by rules in force in the last second,
+    /// or answer a packet of that host.
+    fn arrived(&mut self, id: NodeId, bytes: &[u8]) {
+        let now = self.now;
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        let Some(packet) = node.deliver(bytes, now) else {
+            panic!("seed {}: a garbled packet", self.config.seed)
+        };
+        let reply = node.sent.iter().any(|s| {
+            (s.src, s.dst, s.src_port, s.dst_port)
+                == (packet.dst, packet.src, packet.dst_port, packet.src_port)
+        });
+        let current = std::iter::once(&self.coordinator.rules);
+        let grace = Duration::from_secs(1);
+        let mut recent: Vec<&Rules> = current.collect();
+        for (i, (_, rules)) in self.recent_rules.iter().enumerate() {
+            let until = self.recent_rules.get(i + 1).map_or(now, |(at, _)| *at);
+            if now - until < grace {
+                recent.push(rules);
+            }
+        }
+        let allowed = recent.iter().any(|r| r.allows(packet.src, packet.dst, packet.dst_port));
+        assert!(
+            reply || allowed,
+            "seed {}: {packet:?} was delivered to node {id} against the policy",
+            self.config.seed
+        );
+    }
+
+    fn check_ciphertext(&self, id: NodeId, payload: &[u8]) {
+        let plain = payload.windows(MARK.len()).any(|w| w == MARK);
+        assert!(!plain, "seed {}: node {id} sent plaintext", self.config.seed);
+    }
+}
+
+fn stun_server() -> Endpoint {
+    Endpoint(SocketAddr::new(Ipv4Addr::new(192, 0, 2, 1).into(), 3478))
+}

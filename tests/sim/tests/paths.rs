@@ -1,0 +1,137 @@
+//! Paths between two nodes: direct where the network lets them, over the relay where not.
+
+use meshd_engine::status::PathStatus;
+use meshd_sim::{Home, NodeName, Place, World, WorldConfig};
+use std::time::Duration;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Two nodes behind different home routers, everything allowed, maps delivered.
+fn two_homes(config: WorldConfig) -> (World, NodeName, NodeName) {
+    let mut world = World::new(config);
+    world.allow_all();
+    let a = world.add(Place::Home(Home(1), 10), &[]);
+    let b = world.add(Place::Home(Home(2), 10), &[]);
+    world.publish();
+    world.run(SECOND);
+    (world, a, b)
+}
+
+#[test]
+fn two_nodes_behind_home_routers_become_direct() {
+    let (mut world, a, b) = two_homes(WorldConfig::default());
+    let took = world.ping_pong(a, b, SECOND * 5).expect("an answer");
+    assert!(took <= Duration::from_millis(600), "the first answer took {took:?}");
+    world.chat(a, b, SECOND * 3);
+    assert!(world.is_direct(a, b), "{:?} {:?}", world.status(a), world.status(b));
+    let (sent, got) = world.chat(a, b, SECOND * 20);
+    assert_eq!(sent, got, "no packet is lost on the way to, or on, the direct path");
+}
+
+#[test]
+fn nothing_goes_over_the_relay_once_the_path_is_direct() {
+    let (mut world, a, b) = two_homes(WorldConfig::default());
+    world.chat(a, b, SECOND * 5);
+    let (_, before) = world.datagrams();
+    world.chat(a, b, SECOND * 20);
+    let (_, after) = world.datagrams();
+    assert!(after - before <= 4, "{} datagrams over the relay", after - before);
+}
+
+#[test]
+fn two_nodes_in_one_home_use_the_lan() {
+    let mut world = World::new(WorldConfig::default());
+    world.allow_all();
+    let a = world.add(Place::Home(Home(1), 10), &[]);
+    let b = world.add(Place::Home(Home(1), 11), &[]);
+    world.publish();
+    world.run(SECOND);
+    world.chat(a, b, SECOND * 3);
+    let PathStatus::Direct { endpoint, .. } = world.path(a, b) else { panic!("{:?}", world.path(a, b)) };
+    assert_eq!(endpoint.to_string(), "192.168.1.11:41820");
+    assert!(world.is_direct(a, b));
+}
+
+#[test]
+fn blocked_udp_leaves_the_relay() {
+    let (mut world, a, b) = two_homes(WorldConfig::default());
+    world.block_direct(a, b, true);
+    assert!(world.ping_pong(a, b, SECOND * 5).is_some());
+    let (sent, got) = world.chat(a, b, SECOND * 10);
+    assert_eq!(sent, got);
+    assert!(matches!(world.path(a, b), PathStatus::Relay(_)), "{:?}", world.path(a, b));
+    assert!(matches!(world.path(b, a), PathStatus::Relay(_)));
+}
+
+#[test]
+fn a_direct_path_that_dies_falls_back_to_the_relay_and_comes_back() {
+    let (mut world, a, b) = two_homes(WorldConfig::default());
+    world.chat(a, b, SECOND * 5);
+    assert!(world.is_direct(a, b));
+    world.block_direct(a, b, true);
+    let (sent, got) = world.chat(a, b, SECOND * 6);
+    // Doubtful after about 300 ms: what was sent before that is lost, nothing after it.
+    assert!(got + 12 >= sent, "{got} of {sent} arrived while the path died");
+    assert!(matches!(world.path(a, b), PathStatus::Relay(_)), "{:?}", world.path(a, b));
+    world.block_direct(a, b, false);
+    let (sent, got) = world.chat(a, b, SECOND * 90);
+    assert_eq!(sent, got, "going back loses nothing");
+    assert!(world.is_direct(a, b), "{:?}", world.status(a));
+}
+
+#[test]
+fn without_a_relay_two_public_nodes_are_direct() {
+    let mut world = World::new(WorldConfig { relay: false, ..WorldConfig::default() });
+    world.allow_all();
+    let a = world.add(Place::Public(1), &[]);
+    let b = world.add(Place::Home(Home(2), 10), &[]);
+    world.publish();
+    world.run(SECOND);
+    assert!(world.ping_pong(b, a, SECOND * 5).is_some(), "{:?}", world.status(b));
+    world.chat(a, b, SECOND * 3);
+    assert!(world.is_direct(a, b), "{:?} {:?}", world.status(a), world.status(b));
+}
+
+#[test]
+fn a_moved_node_stays_reachable_without_a_new_session() {
+    let (mut world, a, b) = two_homes(WorldConfig::default());
+    world.chat(a, b, SECOND * 5);
+    world.move_to(b, Place::Home(Home(3), 10));
+    let (sent, got) = world.chat(a, b, SECOND * 10);
+    assert!(got + 12 >= sent, "{got} of {sent}");
+    assert!(world.is_direct(a, b), "{:?} {:?}", world.status(a), world.status(b));
+    let ups = world.events().iter().filter(|(_, _, e)| matches!(e, meshd_engine::Event::PeerUp(_))).count();
+    assert_eq!(ups, 2, "the sessions of the beginning");
+}
+
+#[test]
+fn a_restarted_node_is_reached_again_within_a_second() {
+    let (mut world, a, b) = two_homes(WorldConfig::default());
+    world.chat(a, b, SECOND * 5);
+    world.restart(b);
+    let took = world.ping_pong(a, b, SECOND * 5).expect("an answer");
+    assert!(took <= SECOND + Duration::from_millis(500), "{took:?}");
+}
+
+#[test]
+fn a_router_that_forgets_is_survived() {
+    let (mut world, a, b) = two_homes(WorldConfig::default());
+    world.chat(a, b, SECOND * 5);
+    world.restart_router(Home(1));
+    let (sent, got) = world.chat(a, b, SECOND * 20);
+    assert!(got + 12 >= sent, "{got} of {sent}");
+    assert!(world.is_direct(a, b), "{:?} {:?}", world.status(a), world.status(b));
+}
+
+#[test]
+fn an_idle_pair_is_silent() {
+    let (mut world, a, b) = two_homes(WorldConfig::default());
+    world.chat(a, b, SECOND * 5);
+    world.run(SECOND * 600);
+    let before = world.datagrams();
+    world.run(SECOND * 600);
+    assert_eq!(world.datagrams(), before, "an idle pair sends nothing at all");
+    assert!(world.ping_pong(a, b, SECOND * 3).is_some());
+    world.chat(a, b, SECOND * 5);
+    assert!(world.is_direct(a, b));
+}
