@@ -48,6 +48,14 @@ pub(crate) enum Command {
         /// bash, zsh, fish, elvish or powershell
         shell: clap_complete::Shell,
     },
+    /// Restore the host's DNS when the daemon is gone (started by the daemon)
+    #[command(hide = true)]
+    SuperviseDns {
+        /// The state directory
+        state_dir: PathBuf,
+        /// Which run of the daemon
+        lease: String,
+    },
     /// Write the man pages into a directory
     #[command(hide = true)]
     Man {

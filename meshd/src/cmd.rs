@@ -41,6 +41,10 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Run(args) => daemon::run(&globals, &args),
         Command::Cleanup(args) => cleanup::run(&globals, &args),
         Command::Completions { shell } => completions::shell(shell),
+        Command::SuperviseDns { state_dir, lease } => {
+            meshd_node::supervise_dns(&state_dir, &lease)?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Man { dir } => completions::man(&dir),
     }
 }

@@ -20,11 +20,14 @@ use meshd_proto::control::Refusal;
 use meshd_proto::localapi::{Failure, Response, Tell};
 use meshd_proto::token::{JoinToken, TokenSecret};
 use meshd_proto::{MachineSecret, NodeSecret};
+use names::HostNames;
 use running::{Running, RunningEvent};
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+
+pub use names::supervise_dns;
 
 /// Questions that wait for the daemon.
 const QUESTION_QUEUE: usize = 16;
@@ -51,6 +54,9 @@ pub enum DaemonError {
     /// Signals.
     #[error("cannot watch for signals: {0}")]
     Signal(std::io::Error),
+    /// The host's DNS.
+    #[error(transparent)]
+    Dns(#[from] crate::host_dns::HostDnsError),
     /// Keys.
     #[error("cannot make keys: {0}")]
     Entropy(std::io::Error),
@@ -77,6 +83,7 @@ struct Daemon {
     membership: Option<Membership>,
     intent: Intent,
     host: Host,
+    names: HostNames,
     running: Option<Running>,
     hindrance: Hindrance,
     /// Who waits for the node to be up.
@@ -107,10 +114,10 @@ pub async fn run(config: DaemonConfig, ring: LogRing) -> Result<(), DaemonError>
     })?;
     let state = StateDir::open(&config.state_dir)?;
     let host = Host::open(state.path()).await?;
-    names::restore(state.path());
     let identity = state.identity(new_identity)?;
     let membership = state.membership()?;
     let intent = state.intent()?;
+    let names = HostNames::start(state.path()).await?;
     let (questions_tx, questions) = mpsc::channel(QUESTION_QUEUE);
     let mut serving = JoinSet::new();
     serving.spawn(api.serve(questions_tx));
@@ -121,6 +128,7 @@ pub async fn run(config: DaemonConfig, ring: LogRing) -> Result<(), DaemonError>
         membership,
         intent,
         host,
+        names,
         running: None,
         hindrance: Hindrance::None,
         waiting: Vec::new(),
@@ -130,6 +138,7 @@ pub async fn run(config: DaemonConfig, ring: LogRing) -> Result<(), DaemonError>
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "meshd is ready");
     let result = daemon.serve(questions).await;
     daemon.take_down().await;
+    daemon.names.stop().await;
     tracing::info!("meshd has stopped; the host is as it was");
     result
 }
@@ -152,6 +161,7 @@ impl Daemon {
                     None => return Ok(()),
                 },
                 event = next_event(&mut self.running) => self.event(event).await,
+                () = self.names.changed() => self.node_is_up().await,
                 _ = housekeeping.tick() => self.housekeeping().await,
                 Some(_) = self.answers.join_next() => {}
             }
@@ -188,7 +198,7 @@ impl Daemon {
     /// Stops the node and leaves the host as it was.
     async fn take_down(&mut self) {
         let Some(running) = self.running.take() else { return };
-        names::restore(self.state.path());
+        self.names.take_down().await;
         if let Err(error) = self.host.down().await {
             tracing::error!(%error, "the host could not be restored whole; `meshd cleanup` tries again");
         }

@@ -20,6 +20,7 @@ pub mod tun;
 pub mod udp;
 
 pub use config::DaemonConfig;
+pub use daemon::supervise_dns;
 
 use std::path::Path;
 
@@ -29,6 +30,9 @@ pub enum CleanupError {
     /// Routes, rules, firewall.
     #[error(transparent)]
     Os(#[from] os::OsError),
+    /// DNS.
+    #[error(transparent)]
+    Dns(#[from] host_dns::RestoreError),
     /// The helper's runtime.
     #[error("cannot start a runtime: {0}")]
     Runtime(std::io::Error),
@@ -41,6 +45,11 @@ pub enum CleanupError {
 pub fn cleanup(state_dir: &Path) -> Result<(), CleanupError> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(CleanupError::Runtime)?;
-    runtime.block_on(os::cleanup(state_dir))?;
-    Ok(())
+    runtime.block_on(async {
+        // Both are tried: one that fails must not keep the other.
+        let dns = host_dns::restore(state_dir).await;
+        os::cleanup(state_dir).await?;
+        dns?;
+        Ok(())
+    })
 }

@@ -100,7 +100,7 @@ impl Daemon {
                 !r.link.connected || self.intent.settings.advertise_routes.iter().all(known)
             })
         });
-        if up && offered && !self.waiting.is_empty() {
+        if up && offered && self.names.is_settled() && !self.waiting.is_empty() {
             let status = self.status().await;
             self.tell_waiting(&Response::last(Tell::Status(Box::new(status)))).await;
             self.waiting.clear();

@@ -125,7 +125,7 @@ impl Daemon {
             return;
         }
         let Some(running) = &mut self.running else { return };
-        running.resolver.set_map(&map);
+        self.names.set_map(&map);
         running.tell_mesh(MeshCommand::Map(Arc::clone(&map))).await;
         if !running.applied {
             running.tell_local_endpoints().await;
@@ -214,7 +214,7 @@ impl Daemon {
             tracing::warn!(why = %problem.why, help = %problem.help, "{}", problem.what);
         }
         running.problems = problems;
-        self.apply_dns().await;
+        self.apply_dns();
     }
 
     /// What nothing announces: the lease of a stored map, and what other programs did to the host.
@@ -229,7 +229,7 @@ impl Daemon {
             if let Some(running) = &mut self.running {
                 running.map = Arc::new(NetworkMap::empty(running.map.network));
                 let map = Arc::clone(&running.map);
-                running.resolver.set_map(&map);
+                self.names.set_map(&map);
                 running.tell_mesh(MeshCommand::Map(map)).await;
                 running.applied = false;
             }

@@ -1,65 +1,244 @@
 //! Names on this host: the node's resolver, and the lease on the host's own DNS.
 
 use super::Daemon;
+use crate::clock;
+use crate::host_dns::{self, DnsDesired, Handles, HostDns, HostDnsStatus, Place, Supervisor};
 use crate::os::FWMARK;
+use ipnet::IpNet;
 use meshd_dns::forward::Upstream;
-use meshd_dns::server::{DnsServer, Listener, Names};
-use meshd_proto::NetworkMap;
+use meshd_dns::server::{Audience, DnsServer, Listener, Names};
+use meshd_proto::netmap::SelfNode;
+use meshd_proto::{MeshAddrs, NetworkMap};
+use std::net::SocketAddr;
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
-/// The node's resolver.
-#[derive(Default)]
-pub(super) struct Resolver {
+/// The hidden command that the supervisor process runs.
+pub const SUPERVISE_COMMAND: &str = "supervise-dns";
+/// How long giving the host's DNS back may take.
+const RELEASE_LIMIT: Duration = Duration::from_secs(8);
+
+/// The node's resolver and its lease on the host's DNS. Lives as long as the daemon.
+pub(super) struct HostNames {
     names: Arc<Names>,
     server: Option<DnsServer>,
+    /// Answers for clients of this exit node, on its own mesh addresses.
+    exit_server: Option<DnsServer>,
     problem: String,
+    desired: watch::Sender<Option<DnsDesired>>,
+    handles: Handles,
+    /// The exit node whose resolver is asked instead of the host's.
+    exit: Option<MeshAddrs>,
+    shutdown: CancellationToken,
+    tasks: JoinSet<()>,
+    supervisor: Option<Supervisor>,
 }
 
-impl Resolver {
+impl HostNames {
+    /// Puts back what a crash left, starts the lease (with nothing set) and its supervisor.
+    pub(super) async fn start(state_dir: &Path) -> Result<Self, super::DaemonError> {
+        let lease = meshd_proto::keys::hash(
+            "meshd dns lease",
+            &[&clock::entropy().map_err(super::DaemonError::Entropy)?],
+        );
+        let lease: String = lease[..8].iter().map(|b| format!("{b:02x}")).collect();
+        let (dns, handles) = HostDns::new(Place::host(state_dir), lease.clone()).await?;
+        let supervisor = match supervisor(state_dir, &lease) {
+            Ok(supervisor) => Some(supervisor),
+            Err(error) => {
+                tracing::warn!(%error, "no supervisor: after a SIGKILL, `meshd cleanup` restores the host's DNS");
+                None
+            }
+        };
+        let (desired, desired_rx) = watch::channel(None);
+        let shutdown = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(dns.run(desired_rx, shutdown.clone()));
+        Ok(Self {
+            names: Arc::new(Names::default()),
+            server: None,
+            exit_server: None,
+            problem: String::new(),
+            desired,
+            handles,
+            exit: None,
+            shutdown,
+            tasks,
+            supervisor,
+        })
+    }
+
+    /// Returns when the state of the host's DNS or its resolvers have changed.
+    pub(super) async fn changed(&mut self) {
+        tokio::select! {
+            Ok(()) = self.handles.status.changed() => {}
+            Ok(()) = self.handles.previous.changed() => {}
+            else => std::future::pending().await,
+        }
+        self.set_upstreams();
+    }
+
     pub(super) fn set_map(&self, map: &NetworkMap) {
         self.names.set_map(map);
     }
 
-    pub(super) fn mode(&self) -> &'static str {
-        "off"
+    /// Whether names work as far as they ever will: `up` waits for it.
+    pub(super) fn is_settled(&self) -> bool {
+        self.desired.borrow().is_none()
+            || !matches!(*self.handles.status.borrow(), HostDnsStatus::Off | HostDnsStatus::Waiting { .. })
+    }
+
+    pub(super) fn mode(&self) -> String {
+        match &*self.handles.status.borrow() {
+            HostDnsStatus::Active { through, .. } => (*through).to_owned(),
+            HostDnsStatus::NamesOnly { .. } => "names only".to_owned(),
+            HostDnsStatus::Off | HostDnsStatus::Waiting { .. } | HostDnsStatus::Failed { .. } => {
+                "off".to_owned()
+            }
+        }
     }
 
     pub(super) fn problem(&self) -> String {
-        self.problem.clone()
+        if !self.problem.is_empty() {
+            return self.problem.clone();
+        }
+        match &*self.handles.status.borrow() {
+            HostDnsStatus::NamesOnly { why }
+            | HostDnsStatus::Waiting { why }
+            | HostDnsStatus::Failed { why } => why.clone(),
+            HostDnsStatus::Off | HostDnsStatus::Active { .. } => String::new(),
+        }
     }
 
     pub(super) fn upstreams(&self) -> Vec<String> {
         self.names.upstreams().iter().map(|u| u.addr.to_string()).collect()
     }
 
-    pub(super) async fn stop(&mut self) {
-        if let Some(server) = self.server.take() {
+    /// Gives the host's DNS back, then stops answering.
+    pub(super) async fn take_down(&mut self) {
+        self.desired.send_replace(None);
+        let off = self.handles.status.wait_for(|s| *s == HostDnsStatus::Off);
+        if tokio::time::timeout(RELEASE_LIMIT, off).await.is_err() {
+            tracing::error!("the host's DNS was not given back in time; `meshd cleanup` tries again");
+        }
+        for server in [self.server.take(), self.exit_server.take()].into_iter().flatten() {
             server.shutdown().await;
+        }
+        self.exit = None;
+        self.problem.clear();
+    }
+
+    /// Ends the lease and its supervisor.
+    pub(super) async fn stop(mut self) {
+        self.shutdown.cancel();
+        while self.tasks.join_next().await.is_some() {}
+        if let Some(Err(error)) = self.supervisor.map(Supervisor::finish) {
+            tracing::warn!(%error, "the DNS supervisor did not end");
+        }
+    }
+
+    fn set_upstreams(&self) {
+        let upstreams = match &self.exit {
+            // Through the mesh, so unmarked.
+            Some(exit) => vec![Upstream { addr: SocketAddr::new(exit.v4.into(), 53), mark: None }],
+            None => {
+                let previous = self.handles.previous.borrow();
+                previous.iter().map(|addr| Upstream { addr: *addr, mark: Some(FWMARK) }).collect()
+            }
+        };
+        self.names.set_upstreams(upstreams);
+    }
+
+    fn listen(&mut self, me: &SelfNode) {
+        if self.server.is_none() {
+            let listeners: Vec<Listener> = me.prefixes.resolver().iter().map(Listener::own).collect();
+            match DnsServer::spawn(&listeners, Arc::clone(&self.names)) {
+                Ok(server) => {
+                    self.server = Some(server);
+                    self.problem.clear();
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "names are not answered");
+                    self.problem = error.to_string();
+                }
+            }
+        }
+    }
+
+    /// An exit node forwards its clients' questions, so that they do not ask the network they sit in.
+    fn listen_as_exit(&mut self, me: &SelfNode, interface: &str) {
+        let is_exit = me.approved_routes.iter().any(meshd_proto::Prefix::is_default);
+        if !is_exit {
+            self.exit_server = None;
+        } else if self.exit_server.is_none() {
+            let mesh = vec![IpNet::V4(me.prefixes.v4), IpNet::V6(me.prefixes.v6)];
+            let listener = |ip| Listener {
+                addr: SocketAddr::new(ip, 53),
+                device: Some(interface.to_owned()),
+                audience: Audience::Guests(mesh.clone()),
+            };
+            let listeners: Vec<Listener> = me.addrs.iter().map(listener).collect();
+            match DnsServer::spawn(&listeners, Arc::clone(&self.names)) {
+                Ok(server) => self.exit_server = Some(server),
+                Err(error) => tracing::warn!(%error, "names are not answered for users of this exit node"),
+            }
         }
     }
 }
 
 impl Daemon {
     /// Answers names on the resolver's addresses, and lends the host's DNS.
-    pub(super) async fn apply_dns(&mut self) {
-        let Some(running) = &mut self.running else { return };
-        let (Some(me), Some(_dns)) = (&running.map.me, &running.map.dns.config) else { return };
-        let addresses = me.prefixes.resolver();
-        let resolver = &mut running.resolver;
-        if resolver.server.is_none() {
-            let listeners: Vec<Listener> = addresses.iter().map(Listener::own).collect();
-            match DnsServer::spawn(&listeners, Arc::clone(&resolver.names)) {
-                Ok(server) => resolver.server = Some(server),
-                Err(error) => {
-                    tracing::warn!(%error, "names are not answered");
-                    resolver.problem = error.to_string();
-                }
-            }
-        }
-        let _ = (FWMARK, Vec::<Upstream>::new());
+    pub(super) fn apply_dns(&mut self) {
+        let Some(running) = &self.running else { return };
+        let map = &running.map;
+        let (Some(me), Some(config)) = (&map.me, &map.dns.config) else { return };
+        let names = &mut self.names;
+        names.listen(me);
+        names.listen_as_exit(me, self.config.interface.as_str());
+        let exit = super::apply::exit_node(&self.intent.settings, map);
+        names.exit = exit.and_then(|id| map.peers.get(&id)).map(|p| p.addrs);
+        names.set_upstreams();
+        let wanted = self.intent.settings.accept_dns && names.server.is_some();
+        let desired = match (wanted, ifindex(self.config.interface.as_str())) {
+            (true, Some(ifindex)) => config.domain.child(&me.name).ok().map(|own_name| DnsDesired {
+                interface: self.config.interface.to_string(),
+                ifindex,
+                resolver: me.prefixes.resolver(),
+                search: std::iter::once(&config.domain).chain(&config.search).cloned().collect(),
+                routing: config.split.iter().map(|s| s.suffix.clone()).collect(),
+                everything: exit.is_some(),
+                probe: (own_name, me.addrs.v4),
+            }),
+            _ => None,
+        };
+        names.desired.send_if_modified(|now| {
+            let modified = *now != desired;
+            *now = desired;
+            modified
+        });
     }
 }
 
-/// Gives the host's DNS back, if a daemon borrowed it.
-pub(super) fn restore(_state_dir: &Path) {}
+/// The number of an interface in this network namespace.
+fn ifindex(name: &str) -> Option<u32> {
+    std::fs::read_to_string(format!("/sys/class/net/{name}/ifindex")).ok()?.trim().parse().ok()
+}
+
+fn supervisor(state_dir: &Path, lease: &str) -> std::io::Result<Supervisor> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg(SUPERVISE_COMMAND).arg(state_dir).arg(lease);
+    Supervisor::spawn(command)
+}
+
+/// What the supervisor process does: waits until the daemon is gone, gives the host's DNS back.
+///
+/// # Errors
+/// When it could not be given back.
+pub fn supervise_dns(state_dir: &Path, lease: &str) -> Result<(), host_dns::RestoreError> {
+    host_dns::supervise(state_dir, lease, std::io::stdin()).map(drop)
+}

@@ -71,7 +71,6 @@ pub(super) struct Running {
     pub(super) link: Link,
     /// Whether addresses and routes of the map are on the host.
     pub(super) applied: bool,
-    pub(super) resolver: super::names::Resolver,
     /// Conflicts and overlaps found when the host was last looked at.
     pub(super) problems: Vec<meshd_proto::localapi::Problem>,
     pub(super) endpoints: Vec<Endpoint>,
@@ -159,7 +158,6 @@ impl Running {
             confirmed,
             link: Link { address, reason: "connecting".to_owned(), ..Link::default() },
             applied: false,
-            resolver: super::names::Resolver::default(),
             problems: Vec::new(),
             endpoints: Vec::new(),
             local: Vec::new(),
@@ -236,7 +234,6 @@ impl Running {
 
     /// Stops tasks, then threads; the device goes away with the last of them.
     pub(super) async fn stop(mut self) {
-        self.resolver.stop().await;
         drop(self.mesh);
         drop(self.control);
         self.tasks.shutdown().await;

@@ -29,7 +29,7 @@ impl Daemon {
         let engine = engine_status(running).await;
         status.me = Some(self_status(running, engine.as_ref()));
         status.coordinator = Some(coordinator_status(running));
-        status.dns = Some(dns_status(running, self.intent.settings.accept_dns));
+        status.dns = Some(dns_status(&running.map, &self.names, self.intent.settings.accept_dns));
         status.problems.extend(running.problems.iter().cloned());
         let offset = running.link.clock_offset;
         if offset.abs() > CLOCK_TOLERANCE {
@@ -127,14 +127,13 @@ fn coordinator_status(running: &Running) -> CoordinatorStatus {
     }
 }
 
-fn dns_status(running: &Running, wanted: bool) -> DnsStatus {
-    let map = &running.map;
+fn dns_status(map: &NetworkMap, names: &super::names::HostNames, wanted: bool) -> DnsStatus {
     DnsStatus {
-        mode: running.resolver.mode().to_owned(),
+        mode: names.mode(),
         resolver: map.me.as_ref().map(|m| m.prefixes.resolver().v4.to_string()).unwrap_or_default(),
         domain: map.dns.config.as_ref().map(|c| c.domain.to_string()).unwrap_or_default(),
-        upstreams: running.resolver.upstreams(),
-        problem: if wanted { running.resolver.problem() } else { String::new() },
+        upstreams: names.upstreams(),
+        problem: if wanted { names.problem() } else { String::new() },
     }
 }
 
