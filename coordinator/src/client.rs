@@ -123,7 +123,8 @@ fn refusal(status: StatusCode, bytes: &[u8]) -> ClientError {
     match serde_json::from_slice(bytes) {
         Ok(problem) => ClientError::Refused(Box::new(problem)),
         Err(_) => {
-            let text: String = String::from_utf8_lossy(bytes).chars().filter(|c| !c.is_control()).take(200).collect();
+            let text: String =
+                String::from_utf8_lossy(bytes).chars().filter(|c| !c.is_control()).take(200).collect();
             ClientError::Answer(format!("{status} {text}"))
         }
     }

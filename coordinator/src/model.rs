@@ -18,8 +18,8 @@ pub use publish::{HISTORY, Published, Step};
 use meshd_policy::Policy;
 use meshd_proto::netmap::{DnsConfig, PeerKind, RecordSet, RecordType, Relay, SplitRoute};
 use meshd_proto::{
-    ClassId, CoordinatorKey, DnsName, Endpoint, Epoch, Hostname, MachineKey, MeshAddrs, MeshPrefixes, NetworkId,
-    NodeId, NodeKey, Prefix, RelayId, Tag, UnixSeconds, VerifyingKey, Version,
+    ClassId, CoordinatorKey, DnsName, Endpoint, Epoch, Hostname, MachineKey, MeshAddrs, MeshPrefixes,
+    NetworkId, NodeId, NodeKey, Prefix, RelayId, Tag, UnixSeconds, VerifyingKey, Version,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -115,7 +115,11 @@ impl Owner {
 
     /// A user named on this coordinator, without an identity provider.
     pub fn local(name: &str) -> Self {
-        Self::User { issuer: Self::LOCAL_ISSUER.to_owned(), subject: name.to_owned(), display: name.to_owned() }
+        Self::User {
+            issuer: Self::LOCAL_ISSUER.to_owned(),
+            subject: name.to_owned(),
+            display: name.to_owned(),
+        }
     }
 
     /// For display; empty for tagged nodes.

@@ -124,7 +124,8 @@ impl Service {
         let mut writer = self.writer.lock().await;
         if writer.stale {
             let loaded = writer.store.load().await?;
-            let loaded = loaded.ok_or_else(|| StoreError::Corrupt { what: "mesh", why: "it is gone".to_owned() })?;
+            let loaded =
+                loaded.ok_or_else(|| StoreError::Corrupt { what: "mesh", why: "it is gone".to_owned() })?;
             writer.next_node = loaded.next_node;
             writer.stale = false;
             if loaded.model.version != self.model().version {
@@ -183,12 +184,7 @@ impl Drop for Turn<'_> {
 }
 
 fn draft(actor: &Actor, action: &'static str, subject: impl ToString, detail: impl ToString) -> AuditDraft {
-    AuditDraft {
-        actor: actor.to_string(),
-        action,
-        subject: subject.to_string(),
-        detail: detail.to_string(),
-    }
+    AuditDraft { actor: actor.to_string(), action, subject: subject.to_string(), detail: detail.to_string() }
 }
 
 #[cfg(test)]

@@ -46,7 +46,9 @@ pub enum StoreError {
     #[error("another coordinator works on {0}: stop it first, or choose another directory with --state-dir")]
     Locked(PathBuf),
     /// What is in the database cannot be.
-    #[error("the database holds an invalid {what}: {why}; restore a backup with `meshd-coordinator restore FILE`")]
+    #[error(
+        "the database holds an invalid {what}: {why}; restore a backup with `meshd-coordinator restore FILE`"
+    )]
     Corrupt {
         /// Which table or column.
         what: &'static str,

@@ -39,14 +39,17 @@ pub(super) async fn authenticate(
     next: Next,
 ) -> Result<Response, Problem> {
     let transport = request.extensions().get::<Transport>().copied();
-    let transport = transport.ok_or_else(|| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "no transport is known"))?;
+    let transport =
+        transport.ok_or_else(|| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "no transport is known"))?;
     if !transport.is_private() {
         return Err(Problem::new(StatusCode::FORBIDDEN, "the API is not served over plain HTTP")
             .hint("use https:// (the certificate's fingerprint is in the coordinator's log)"));
     }
     let actor = match transport {
         Transport::Unix { uid } => local(uid)?,
-        Transport::Tls(_) | Transport::Plain(_) => bearer(&api, request.headers().get(header::AUTHORIZATION).cloned()).await?,
+        Transport::Tls(_) | Transport::Plain(_) => {
+            bearer(&api, request.headers().get(header::AUTHORIZATION).cloned()).await?
+        }
     };
     request.extensions_mut().insert(actor);
     Ok(next.run(request).await)
@@ -68,7 +71,8 @@ async fn bearer(api: &Api, header: Option<HeaderValue>) -> Result<Actor, Problem
         )
     };
     let value = header.as_ref().and_then(|v| v.to_str().ok());
-    let secret = value.and_then(|v| v.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+    let secret =
+        value.and_then(|v| v.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
     let (_, secret) = secret.ok_or_else(wanted)?;
     api.service.authenticate(secret.trim(), clock::unix_now()).await?.ok_or_else(wanted)
 }

@@ -53,6 +53,9 @@ fn record_type(text: &str) -> Result<RecordType, Problem> {
     let found = all.into_iter().find(|t| t.as_str().eq_ignore_ascii_case(text));
     found.ok_or_else(|| {
         let short: String = text.chars().take(20).collect();
-        ServiceError::Invalid(format!("`{short}` is no record type that can be set: use A, AAAA, CNAME or TXT")).into()
+        ServiceError::Invalid(format!(
+            "`{short}` is no record type that can be set: use A, AAAA, CNAME or TXT"
+        ))
+        .into()
     })
 }

@@ -11,7 +11,9 @@ use std::collections::BTreeSet;
 pub(super) async fn list(State(api): State<Api>, actor: Asker) -> Result<Json<Vec<NodeView>>, Problem> {
     let nodes = api.service.nodes(&actor)?;
     let (model, now) = (api.service.model(), clock::unix_now());
-    let view = |n: &std::sync::Arc<crate::model::NodeRecord>| NodeView::new(&model, n, api.service.presence(n.id), now);
+    let view = |n: &std::sync::Arc<crate::model::NodeRecord>| {
+        NodeView::new(&model, n, api.service.presence(n.id), now)
+    };
     Ok(Json(nodes.iter().map(view).collect()))
 }
 

@@ -57,7 +57,10 @@ pub(super) async fn explain(
     }))
 }
 
-pub(super) async fn history(State(api): State<Api>, actor: Asker) -> Result<Json<Vec<PolicyVersion>>, Problem> {
+pub(super) async fn history(
+    State(api): State<Api>,
+    actor: Asker,
+) -> Result<Json<Vec<PolicyVersion>>, Problem> {
     let texts = api.service.policy_history(&actor, 100).await?;
     let view = |t: crate::store::tokens::PolicyText| PolicyVersion {
         version: t.version,

@@ -63,7 +63,9 @@ impl From<ServiceError> for Problem {
         let text = error.to_string();
         // The service's messages are `what: what to do`.
         let (detail, hint) = match text.split_once(": ") {
-            Some((detail, hint)) if !matches!(error, ServiceError::Policy(_)) => (detail.to_owned(), hint.to_owned()),
+            Some((detail, hint)) if !matches!(error, ServiceError::Policy(_)) => {
+                (detail.to_owned(), hint.to_owned())
+            }
             _ => (text, String::new()),
         };
         match error {
@@ -100,7 +102,8 @@ impl From<QueryRejection> for Problem {
 
 pub(super) async fn no_such_page(uri: Uri) -> Problem {
     let path: String = uri.path().chars().take(100).collect();
-    Problem::new(StatusCode::NOT_FOUND, format!("there is nothing at {path}")).hint("the API is under /api/v1")
+    Problem::new(StatusCode::NOT_FOUND, format!("there is nothing at {path}"))
+        .hint("the API is under /api/v1")
 }
 
 pub(super) async fn wrong_method() -> Problem {

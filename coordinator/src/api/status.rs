@@ -76,8 +76,11 @@ pub(super) async fn backup(
     let Json(input) = input?;
     // It writes a file of the coordinator's host: for who is root there anyway.
     if actor.0 != Actor::LocalRoot {
-        return Err(Problem::new(StatusCode::FORBIDDEN, "a backup is written on the coordinator's host only")
-            .hint("run `meshd-coordinator backup FILE` there"));
+        return Err(Problem::new(
+            StatusCode::FORBIDDEN,
+            "a backup is written on the coordinator's host only",
+        )
+        .hint("run `meshd-coordinator backup FILE` there"));
     }
     api.service.backup(&actor, &input.path, clock::unix_now()).await?;
     Ok(StatusCode::CREATED)

@@ -31,8 +31,10 @@ pub(super) async fn create(
     };
     let now = clock::unix_now();
     let new = api.service.create_token(&actor, &request, now).await?;
-    let view =
-        NewTokenView { token: new.token.to_text().as_str().to_owned(), stored: TokenView::new(&new.record, now) };
+    let view = NewTokenView {
+        token: new.token.to_text().as_str().to_owned(),
+        stored: TokenView::new(&new.record, now),
+    };
     Ok((StatusCode::CREATED, Json(view)))
 }
 
@@ -45,7 +47,10 @@ pub(super) async fn revoke(
     Ok(StatusCode::NO_CONTENT)
 }
 
-pub(super) async fn list_api(State(api): State<Api>, actor: Asker) -> Result<Json<Vec<ApiTokenView>>, Problem> {
+pub(super) async fn list_api(
+    State(api): State<Api>,
+    actor: Asker,
+) -> Result<Json<Vec<ApiTokenView>>, Problem> {
     let now = clock::unix_now();
     Ok(Json(api.service.api_tokens(&actor).await?.iter().map(|t| ApiTokenView::new(t, now)).collect()))
 }
@@ -59,8 +64,10 @@ pub(super) async fn create_api(
     let request = ApiTokenRequest { name: input.name, role: input.role, lifetime: input.lifetime };
     let now = clock::unix_now();
     let new = api.service.create_api_token(&actor, &request, now).await?;
-    let view =
-        NewApiTokenView { secret: new.secret.as_str().to_owned(), stored: ApiTokenView::new(&new.record, now) };
+    let view = NewApiTokenView {
+        secret: new.secret.as_str().to_owned(),
+        stored: ApiTokenView::new(&new.record, now),
+    };
     Ok((StatusCode::CREATED, Json(view)))
 }
 

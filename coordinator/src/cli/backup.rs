@@ -20,7 +20,12 @@ pub(super) struct RestoreArgs {
     /// A file that `backup` made
     file: PathBuf,
     /// Where database and keys are kept
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/meshd-coordinator", env = "MESHD_COORDINATOR_STATE")]
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "/var/lib/meshd-coordinator",
+        env = "MESHD_COORDINATOR_STATE"
+    )]
     state_dir: PathBuf,
 }
 

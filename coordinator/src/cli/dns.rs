@@ -55,7 +55,8 @@ pub(super) async fn run(command: DnsCommand, client: &Client) -> Result<Output, 
             query.extend(value.map(|v| format!("value={}", segment(&v))));
             let path = format!("/api/v1/dns/records/{}?{}", segment(&name), query.join("&"));
             let gone: Removed = client.call(Method::DELETE, path.trim_end_matches('?'), &()).await?;
-            let what = if gone.removed == 1 { "one value".to_owned() } else { format!("{} values", gone.removed) };
+            let what =
+                if gone.removed == 1 { "one value".to_owned() } else { format!("{} values", gone.removed) };
             Ok(Output::new(&gone, format!("{what} of {name} removed")))
         }
     }

@@ -2,7 +2,8 @@
 
 /// Seconds of a span.
 pub(super) fn seconds(text: &str) -> Result<u64, String> {
-    let wrong = || format!("`{text}` is no span of time: write a number and s, m, h or d, like 30m, 24h or 7d");
+    let wrong =
+        || format!("`{text}` is no span of time: write a number and s, m, h or d, like 30m, 24h or 7d");
     let unit = text.chars().last().ok_or_else(wrong)?;
     let factor = match unit {
         's' => 1,

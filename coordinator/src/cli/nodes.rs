@@ -107,7 +107,8 @@ pub(super) fn table(nodes: &[NodeView]) -> String {
             joined(&n.pending_routes),
         ]);
     }
-    let mut text = table.render_or("No node yet: `meshd-coordinator token create` prints the command that joins one.");
+    let mut text =
+        table.render_or("No node yet: `meshd-coordinator token create` prints the command that joins one.");
     if let Some(n) = nodes.iter().find(|n| !n.pending_routes.is_empty()) {
         let _ = writeln!(text, "\nRoutes wait for approval: meshd-coordinator routes approve {}", n.name);
     }

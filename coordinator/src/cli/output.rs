@@ -72,7 +72,8 @@ impl Failure {
 
     pub(super) fn render(&self, json: bool) -> String {
         if json {
-            let value = serde_json::json!({ "error": self.message, "hint": self.hint, "errors": self.errors });
+            let value =
+                serde_json::json!({ "error": self.message, "hint": self.hint, "errors": self.errors });
             return format!("{value:#}\n");
         }
         let mut out = format!("error: {}\n", self.message);
@@ -90,7 +91,9 @@ impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
         let message = error.to_string();
         match error {
-            ClientError::NotRunning { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
+            ClientError::NotRunning { source, .. }
+                if source.kind() == std::io::ErrorKind::PermissionDenied =>
+            {
                 Self { code: 4, ..Self::new(message).hint("run the command with sudo") }
             }
             ClientError::NotRunning { .. } => Self {

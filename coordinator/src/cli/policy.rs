@@ -52,7 +52,8 @@ pub(super) async fn run(command: PolicyCommand, client: &Client) -> Result<Outpu
         PolicyCommand::Set { file, expect } => {
             let input = PolicyInput { text: read(&file)?, expected_version: expect };
             let policy: PolicyBody = client.call(Method::PUT, "/api/v1/policy", &input).await?;
-            let text = format!("{}the policy is in force (version {})", warnings(&policy.warnings), policy.version);
+            let text =
+                format!("{}the policy is in force (version {})", warnings(&policy.warnings), policy.version);
             Ok(Output::new(&policy, text))
         }
         PolicyCommand::Check { file } => {
@@ -73,7 +74,12 @@ pub(super) async fn run(command: PolicyCommand, client: &Client) -> Result<Outpu
             let versions: Vec<PolicyVersion> = client.get("/api/v1/policy/history").await?;
             let mut table = Table::new(&["VERSION", "SET BY", "AT", "LINES"]);
             for v in &versions {
-                table.row([v.version.to_string(), v.set_by.clone(), when(v.at), v.text.lines().count().to_string()]);
+                table.row([
+                    v.version.to_string(),
+                    v.set_by.clone(),
+                    when(v.at),
+                    v.text.lines().count().to_string(),
+                ]);
             }
             Ok(Output::new(&versions, table.render_or("No policy was ever set.")))
         }

@@ -47,7 +47,10 @@ pub(super) fn decided(node: &str, approved: bool, routes: &[RouteBody]) -> Strin
     if approved {
         format!("{node} routes {}", joined(&list))
     } else {
-        format!("{node} no longer routes {}", if list.is_empty() { "anything".to_owned() } else { joined(&list) })
+        format!(
+            "{node} no longer routes {}",
+            if list.is_empty() { "anything".to_owned() } else { joined(&list) }
+        )
     }
 }
 

@@ -27,7 +27,10 @@ pub(super) fn text(s: &StatusView) -> String {
         out.push_str(&format!("{} nodes wait for approval: meshd-coordinator nodes list\n", s.waiting));
     }
     if s.pending_routes > 0 {
-        out.push_str(&format!("{} routes wait for approval: meshd-coordinator routes list\n", s.pending_routes));
+        out.push_str(&format!(
+            "{} routes wait for approval: meshd-coordinator routes list\n",
+            s.pending_routes
+        ));
     }
     out
 }

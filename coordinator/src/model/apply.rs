@@ -41,7 +41,9 @@ impl Write {
             Self::PutNode(node) => Change::Node(node.id),
             Self::DeleteNode(id) => Change::NodeGone(*id),
             Self::PutClass(..) => return None,
-            Self::PutRecord(name, kind, _) | Self::DeleteRecord(name, kind) => Change::Record(name.clone(), *kind),
+            Self::PutRecord(name, kind, _) | Self::DeleteRecord(name, kind) => {
+                Change::Record(name.clone(), *kind)
+            }
             Self::PutPolicy { .. } => Change::Policy,
             Self::PutMesh(_) => Change::Mesh,
             Self::PutRelay(relay) => Change::Relay(relay.id),

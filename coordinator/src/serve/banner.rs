@@ -67,7 +67,8 @@ async fn first_token(service: &Service) -> Result<Option<zeroize::Zeroizing<Stri
 
 fn text(facts: &Facts<'_>, token: Option<&str>) -> String {
     let (mesh, mut out) = (facts.mesh, String::new());
-    let _ = writeln!(out, "Mesh `{}`: {}, {}, {}", mesh.name, mesh.domain, mesh.prefixes.v4, mesh.prefixes.v6);
+    let _ =
+        writeln!(out, "Mesh `{}`: {}, {}, {}", mesh.name, mesh.domain, mesh.prefixes.v4, mesh.prefixes.v6);
     let _ = writeln!(out, "Reached at {}", facts.outside.addresses.join(", "));
     let _ = writeln!(out, "\nOpen these ports to the internet:");
     let _ = writeln!(out, "  TCP {:<12} control channel and API", facts.port);

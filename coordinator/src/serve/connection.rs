@@ -65,8 +65,12 @@ pub(super) async fn serve_unix(stream: UnixStream, shared: Arc<Shared>) {
     serve_http(stream, Transport::Unix { uid: credentials.uid() }, shared, None).await;
 }
 
-async fn serve_http<S>(stream: S, transport: Transport, shared: Arc<Shared>, slot: Option<OwnedSemaphorePermit>)
-where
+async fn serve_http<S>(
+    stream: S,
+    transport: Transport,
+    shared: Arc<Shared>,
+    slot: Option<OwnedSemaphorePermit>,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let slot = Arc::new(slot);
@@ -121,7 +125,8 @@ fn upgrade(
     slot: Arc<Option<OwnedSemaphorePermit>>,
 ) -> Response<Body> {
     if !asks_for_control(request.headers()) {
-        let mut response = plain(StatusCode::UPGRADE_REQUIRED, "nodes speak the meshd-control protocol here\n");
+        let mut response =
+            plain(StatusCode::UPGRADE_REQUIRED, "nodes speak the meshd-control protocol here\n");
         response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static(CONTROL_PROTOCOL));
         return response;
     }

@@ -35,7 +35,10 @@ pub(super) fn bind(options: &ServeOptions, addresses: &[String]) -> Result<TcpLi
             }
         }
     }
-    bail!("cannot listen on TCP {}: stop what uses these ports, run as root, or choose with --listen", tried.join(", "))
+    bail!(
+        "cannot listen on TCP {}: stop what uses these ports, run as root, or choose with --listen",
+        tried.join(", ")
+    )
 }
 
 fn listener(addr: SocketAddr) -> std::io::Result<TcpListener> {

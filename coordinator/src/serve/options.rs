@@ -38,7 +38,12 @@ pub struct ServeOptions {
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     pub tls_key: Option<PathBuf>,
     /// Where database and keys are kept
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/meshd-coordinator", env = "MESHD_COORDINATOR_STATE")]
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "/var/lib/meshd-coordinator",
+        env = "MESHD_COORDINATOR_STATE"
+    )]
     pub state_dir: PathBuf,
     /// Unix socket for the command line; taken from the global option
     #[arg(skip)]

@@ -67,11 +67,8 @@ fn from_own(found: &[IpAddr], port: u16) -> Outside {
 /// The source address that packets to `target` would have. Nothing is sent.
 fn own_address(target: &str) -> Option<IpAddr> {
     let target: SocketAddr = target.parse().ok()?;
-    let any: SocketAddr = if target.is_ipv4() {
-        (Ipv4Addr::UNSPECIFIED, 0).into()
-    } else {
-        (Ipv6Addr::UNSPECIFIED, 0).into()
-    };
+    let any: SocketAddr =
+        if target.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
     let socket = UdpSocket::bind(any).ok()?;
     socket.connect(target).ok()?;
     let ip = socket.local_addr().ok()?.ip();

@@ -17,11 +17,16 @@ pub(super) fn bind(path: &Path) -> Result<UnixListener> {
     }
     if path.exists() {
         if UnixStream::connect(path).is_ok() {
-            bail!("another coordinator answers on {}: stop it, or choose another path with --socket", path.display());
+            bail!(
+                "another coordinator answers on {}: stop it, or choose another path with --socket",
+                path.display()
+            );
         }
-        fs::remove_file(path).with_context(|| format!("cannot remove the stale socket {}", path.display()))?;
+        fs::remove_file(path)
+            .with_context(|| format!("cannot remove the stale socket {}", path.display()))?;
     }
-    let listener = UnixListener::bind(path).with_context(|| format!("cannot listen on {}", path.display()))?;
+    let listener =
+        UnixListener::bind(path).with_context(|| format!("cannot listen on {}", path.display()))?;
     // Who may do what is decided by peer credentials; others do not even connect.
     fs::set_permissions(path, fs::Permissions::from_mode(0o660))
         .with_context(|| format!("cannot make {} private", path.display()))?;

@@ -147,8 +147,16 @@ mod tests {
     fn each_role_may_all_that_the_weaker_one_may() {
         use Permission as P;
         let all = [
-            P::ReadStatus, P::Read, P::ReadAudit, P::ManageNodes, P::ManageTokens, P::ManageDns, P::ManagePolicy,
-            P::ManageApiTokens, P::ManageMesh, P::Backup,
+            P::ReadStatus,
+            P::Read,
+            P::ReadAudit,
+            P::ManageNodes,
+            P::ManageTokens,
+            P::ManageDns,
+            P::ManagePolicy,
+            P::ManageApiTokens,
+            P::ManageMesh,
+            P::Backup,
         ];
         for pair in Role::ALL.windows(2) {
             for permission in all {

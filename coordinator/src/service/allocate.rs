@@ -30,7 +30,9 @@ fn free_v4(prefixes: &MeshPrefixes, id: NodeId, taken: &HashSet<Ipv4Addr>) -> Op
     let resolver = prefixes.resolver().v4;
     (0..hosts)
         .map(|step| first + (id.0.wrapping_sub(1).wrapping_add(step)) % hosts)
-        .map(|host| Ipv4Addr::from(u32::from(prefixes.v4.network()) + u32::try_from(host).unwrap_or(u32::MAX)))
+        .map(|host| {
+            Ipv4Addr::from(u32::from(prefixes.v4.network()) + u32::try_from(host).unwrap_or(u32::MAX))
+        })
         .find(|addr| *addr != resolver && !taken.contains(addr))
 }
 
@@ -39,7 +41,8 @@ pub(super) fn name(model: &Model, wish: &Hostname, me: Option<NodeId>) -> Hostna
     let taken: HashSet<&str> =
         model.nodes.values().filter(|n| Some(n.id) != me).map(|n| n.name.as_str()).collect();
     let free = |name: &Hostname| {
-        let record = model.mesh.domain.child(name).is_ok_and(|full| model.records.keys().any(|(n, _)| *n == full));
+        let record =
+            model.mesh.domain.child(name).is_ok_and(|full| model.records.keys().any(|(n, _)| *n == full));
         !record && !taken.contains(name.as_str())
     };
     if free(wish) {

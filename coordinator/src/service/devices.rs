@@ -129,7 +129,10 @@ fn router(turn: &Turn<'_>, via: NodeId) -> Result<NodeRecord, ServiceError> {
         hint: String::new(),
     })?;
     if node.kind != PeerKind::Meshd || node.revoked || !node.admitted {
-        return Err(ServiceError::Conflict(format!("`{}` cannot carry devices: it is no active node", node.name)));
+        return Err(ServiceError::Conflict(format!(
+            "`{}` cannot carry devices: it is no active node",
+            node.name
+        )));
     }
     Ok((**node).clone())
 }

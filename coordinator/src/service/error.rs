@@ -43,16 +43,22 @@ pub enum ServiceError {
 #[derive(Debug, thiserror::Error)]
 pub enum RegisterError {
     /// A machine that is not a member came without a token.
-    #[error("this machine is not a member and brought no join token: make one with `meshd-coordinator token create`")]
+    #[error(
+        "this machine is not a member and brought no join token: make one with `meshd-coordinator token create`"
+    )]
     TokenRequired,
     /// A secret that was never given out here.
-    #[error("the join token is not known here: it may belong to another mesh, or the coordinator was set up anew")]
+    #[error(
+        "the join token is not known here: it may belong to another mesh, or the coordinator was set up anew"
+    )]
     TokenUnknown,
     /// Too late.
     #[error("the join token expired at {}: make a new one with `meshd-coordinator token create`", crate::clock::show(*.0))]
     TokenExpired(UnixSeconds),
     /// Every use is taken.
-    #[error("the join token was used as often as it allows: make a new one with `meshd-coordinator token create`")]
+    #[error(
+        "the join token was used as often as it allows: make a new one with `meshd-coordinator token create`"
+    )]
     TokenUsedUp,
     /// An admin took it back.
     #[error("the join token was revoked by an admin: ask for a new one")]
@@ -68,7 +74,9 @@ pub enum RegisterError {
     )]
     ClonedMachine(String),
     /// An admin cut it off.
-    #[error("`{0}` was revoked by an admin: it can come back after `meshd-coordinator nodes remove {0}` with a new token")]
+    #[error(
+        "`{0}` was revoked by an admin: it can come back after `meshd-coordinator nodes remove {0}` with a new token"
+    )]
     Revoked(String),
     /// The node key ended and no token came with the request.
     #[error("the key of `{0}` has expired: join again with a token")]

@@ -6,8 +6,8 @@ use crate::store::{Keys, Loaded, Store, StoreError};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use meshd_policy::{DEFAULT_POLICY, Policy};
 use meshd_proto::{
-    CoordinatorSecret, DnsName, Epoch, Hostname, MeshPrefixes, NetworkId, NodeSecret, SigningKey, UnixSeconds,
-    Version,
+    CoordinatorSecret, DnsName, Epoch, Hostname, MeshPrefixes, NetworkId, NodeSecret, SigningKey,
+    UnixSeconds, Version,
 };
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -50,7 +50,9 @@ pub enum FoundError {
         reason: String,
     },
     /// This host uses all of the pool.
-    #[error("this host uses all of {POOL}: choose a free range with --prefix, for example --prefix 10.77.0.0/16")]
+    #[error(
+        "this host uses all of {POOL}: choose a free range with --prefix, for example --prefix 10.77.0.0/16"
+    )]
     NoneFree,
     /// The name makes no domain.
     #[error("the mesh name `{0}` makes no valid domain: choose a shorter one with --name")]
@@ -73,7 +75,8 @@ impl Founding {
         let entry = draft(&Actor::System, "mesh.found", &model.mesh.name, model.mesh.prefixes.v4);
         store.found(&model, &keys, DEFAULT_POLICY, entry, at).await?;
         let loaded = store.load().await?;
-        loaded.ok_or_else(|| StoreError::Corrupt { what: "mesh", why: "it was not written".to_owned() }.into())
+        loaded
+            .ok_or_else(|| StoreError::Corrupt { what: "mesh", why: "it was not written".to_owned() }.into())
     }
 
     fn plan(&self, at: UnixSeconds) -> Result<(Model, Keys), FoundError> {

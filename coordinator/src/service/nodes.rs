@@ -77,7 +77,12 @@ impl Service {
     ///
     /// # Errors
     /// When the actor may not, there is no such node, or the database fails.
-    pub async fn approve_node(&self, actor: &Actor, name: &str, now: UnixSeconds) -> Result<(), ServiceError> {
+    pub async fn approve_node(
+        &self,
+        actor: &Actor,
+        name: &str,
+        now: UnixSeconds,
+    ) -> Result<(), ServiceError> {
         self.change(actor, name, "node.approve", now, |_, node, _| {
             node.admitted = true;
             Ok(String::new())
@@ -164,7 +169,8 @@ pub(super) fn removal(model: &Model, id: NodeId) -> Vec<Write> {
 /// A node by name (bare or in the mesh's domain), id or mesh address.
 pub(super) fn find<'m>(model: &'m Model, name: &str) -> Result<&'m Arc<NodeRecord>, ServiceError> {
     let lower = name.trim_end_matches('.').to_ascii_lowercase();
-    let bare = lower.strip_suffix(model.mesh.domain.as_str()).and_then(|h| h.strip_suffix('.')).unwrap_or(&lower);
+    let bare =
+        lower.strip_suffix(model.mesh.domain.as_str()).and_then(|h| h.strip_suffix('.')).unwrap_or(&lower);
     let by_addr = || {
         let ip = lower.parse().ok()?;
         model.nodes.values().find(|n| n.addrs.contains(ip))
@@ -197,7 +203,8 @@ pub(super) fn refuse_taken(model: &Model, name: &Hostname, me: Option<NodeId>) -
             "the name `{name}` belongs to another node: choose another one, or rename that node first"
         )));
     }
-    let record = model.mesh.domain.child(name).is_ok_and(|full| model.records.keys().any(|(n, _)| *n == full));
+    let record =
+        model.mesh.domain.child(name).is_ok_and(|full| model.records.keys().any(|(n, _)| *n == full));
     if record {
         return Err(ServiceError::Conflict(format!(
             "`{name}` is a DNS record: choose another name, or run `meshd-coordinator dns remove {name}` first"

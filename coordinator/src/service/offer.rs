@@ -74,9 +74,10 @@ pub(super) fn apply(
 /// leaves, since others know it by that name.
 fn is_numbered(name: &Hostname, wish: &Hostname) -> bool {
     name == wish
-        || name.as_str().rsplit_once('-').is_some_and(|(_, n)| {
-            n.parse::<u32>().is_ok_and(|n| n >= 2 && wish.numbered(n) == *name)
-        })
+        || name
+            .as_str()
+            .rsplit_once('-')
+            .is_some_and(|(_, n)| n.parse::<u32>().is_ok_and(|n| n >= 2 && wish.numbered(n) == *name))
 }
 
 /// Refuses routes that nobody can have behind him.

@@ -81,7 +81,12 @@ impl Service {
             let batch = Batch {
                 at: now,
                 writes: vec![Write::PutRecord(name.clone(), kind, set.clone())],
-                audit: vec![draft(actor, "record.add", &name, format_args!("{} {}", kind.as_str(), input.value))],
+                audit: vec![draft(
+                    actor,
+                    "record.add",
+                    &name,
+                    format_args!("{} {}", kind.as_str(), input.value),
+                )],
                 ..Batch::default()
             };
             turn.commit(batch).await?;
@@ -195,7 +200,8 @@ fn refuse_clash(model: &Model, name: &DnsName, kind: RecordType) -> Result<(), S
         )));
     }
     let mut others = model.records.keys().filter(|(n, k)| n == name && *k != kind).map(|(_, k)| *k);
-    let clash = if kind == RecordType::Cname { others.next() } else { others.find(|k| *k == RecordType::Cname) };
+    let clash =
+        if kind == RecordType::Cname { others.next() } else { others.find(|k| *k == RecordType::Cname) };
     match clash {
         // RFC 1034 §3.6.2: a CNAME stands alone.
         Some(other) => Err(ServiceError::Conflict(format!(

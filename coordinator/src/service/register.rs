@@ -189,7 +189,8 @@ fn plan_join(
     let name = allocate::name(model, &Hostname::sanitized(&request.hostname), None);
     let mut batch = Batch { at: now, ..Batch::default() };
     let owner = if token.tags.is_empty() { token.owner.clone() } else { Owner::Tagged };
-    let class = class_of(model, &mut batch.writes, ClassKey { owner: owner.clone(), tags: token.tags.clone() });
+    let class =
+        class_of(model, &mut batch.writes, ClassKey { owner: owner.clone(), tags: token.tags.clone() });
     let mut node = NodeRecord {
         id,
         machine_key: Some(request.machine_key),
@@ -251,13 +252,24 @@ fn plan_return(
         let token = usable(request, token, now)?;
         next.key_expires = None;
         batch.tokens.push(TokenWrite::Consume { id: token.id });
-        batch.audit.push(draft(&Actor::Node(node.id), "node.renew", &node.name, format_args!("with token {}", token.id)));
+        batch.audit.push(draft(
+            &Actor::Node(node.id),
+            "node.renew",
+            &node.name,
+            format_args!("with token {}", token.id),
+        ));
     }
     if next.node_key != request.node_key {
         next.node_key = request.node_key;
         batch.audit.push(draft(&Actor::Node(node.id), "node.rekey", &node.name, request.node_key.short()));
     }
-    offer::apply(model, &mut next, &request.advertised, request.exit, Some(&Hostname::sanitized(&request.hostname)));
+    offer::apply(
+        model,
+        &mut next,
+        &request.advertised,
+        request.exit,
+        Some(&Hostname::sanitized(&request.hostname)),
+    );
     next.machine_id_hash = request.machine_id_hash.or(node.machine_id_hash);
     (next.os, next.client_version) = (cut(&request.os), cut(&request.client_version));
     let registration = Registration {
@@ -287,6 +299,3 @@ pub(super) fn class_of(model: &Model, writes: &mut Vec<Write>, key: ClassKey) ->
 fn cut(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(limits::MAX_TEXT / 8).collect()
 }
-
-#[cfg(test)]
-mod tests;

@@ -70,7 +70,8 @@ impl Service {
     ) -> Result<Vec<RouteView>, ServiceError> {
         let action = if approve { "route.approve" } else { "route.unapprove" };
         self.change(actor, name, action, now, |_, node, _| {
-            let chosen: Vec<Prefix> = if prefixes.is_empty() { decidable(node, approve) } else { prefixes.to_vec() };
+            let chosen: Vec<Prefix> =
+                if prefixes.is_empty() { decidable(node, approve) } else { prefixes.to_vec() };
             if chosen.is_empty() {
                 return Err(nothing_to_decide(node, approve));
             }

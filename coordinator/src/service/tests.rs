@@ -1,1 +1,520 @@
+//! The service over a real SQLite in a temporary directory.
 
+use super::*;
+use crate::model::Change;
+use crate::store::StateDir;
+use meshd_proto::netmap::{PeerKind, RecordType};
+use meshd_proto::token::TokenSecret;
+use meshd_proto::{Hostname, MachineKey, NodeKey, Prefix};
+use std::collections::BTreeSet;
+use tempfile::TempDir;
+
+const NOW: UnixSeconds = UnixSeconds(1_800_000_000);
+const ROOT: Actor = Actor::LocalRoot;
+
+async fn open(dir: &TempDir) -> Arc<Service> {
+    let mut store = Store::open(StateDir::open(dir.path()).unwrap(), NOW).await.unwrap();
+    let loaded = match store.load().await.unwrap() {
+        Some(loaded) => loaded,
+        None => {
+            let founding = Founding {
+                name: "home".parse().unwrap(),
+                prefix: None,
+                in_use: Vec::new(),
+                entropy: [[7; 32]; 5],
+            };
+            founding.run(&mut store, NOW).await.unwrap()
+        }
+    };
+    let service = Arc::new(Service::new(store, loaded, NOW));
+    service.set_reachability(&ROOT, &["192.0.2.1:443".to_owned()], None, NOW).await.unwrap();
+    service
+}
+
+async fn fresh() -> (TempDir, Arc<Service>) {
+    let dir = tempfile::tempdir().unwrap();
+    let service = open(&dir).await;
+    (dir, service)
+}
+
+async fn token(service: &Service, edit: impl FnOnce(&mut TokenRequest)) -> TokenSecret {
+    let mut request = TokenRequest::default();
+    edit(&mut request);
+    service.create_token(&ROOT, &request, NOW).await.unwrap().token.secret.clone()
+}
+
+fn machine(n: u16, token: Option<&TokenSecret>) -> RegisterRequest {
+    let mut key = [0; 32];
+    key[..2].copy_from_slice(&n.to_le_bytes());
+    let mut node_key = key;
+    node_key[31] = 1;
+    let mut machine_id = key;
+    machine_id[31] = 2;
+    RegisterRequest {
+        machine_key: MachineKey::from_bytes(key),
+        node_key: NodeKey::from_bytes(node_key),
+        token: token.cloned(),
+        hostname: format!("machine-{n}"),
+        machine_id_hash: Some(machine_id),
+        advertised: BTreeSet::new(),
+        exit: false,
+        ephemeral: false,
+        os: "linux".to_owned(),
+        client_version: "0.1.0".to_owned(),
+        remote: None,
+    }
+}
+
+fn lan() -> Prefix {
+    "192.168.1.0/24".parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_64_racing_joins_on_a_one_off_token_exactly_one_wins() {
+    let (dir, service) = fresh().await;
+    let secret = token(&service, |t| t.uses = 1).await;
+    let mut racing = tokio::task::JoinSet::new();
+    for n in 0..64 {
+        let (service, request) = (service.clone(), machine(n, Some(&secret)));
+        racing.spawn(async move { service.register(&request, NOW).await });
+    }
+    let results = racing.join_all().await;
+    assert_eq!(results.iter().filter(|r| r.is_ok()).count(), 1);
+    let used_up = |r: &&Result<_, _>| matches!(r, Err(RegisterError::TokenUsedUp));
+    assert_eq!(results.iter().filter(used_up).count(), 63);
+    assert_eq!(service.model().nodes.len(), 1);
+    drop(service);
+    let again = open(&dir).await;
+    assert_eq!(again.model().nodes.len(), 1);
+    assert_eq!(again.tokens(&ROOT).await.unwrap()[0].used, 1);
+}
+
+#[tokio::test]
+async fn a_join_takes_a_token_and_a_return_takes_none() {
+    let (dir, service) = fresh().await;
+    let secret = token(&service, |_| {}).await;
+    assert!(matches!(service.register(&machine(1, None), NOW).await, Err(RegisterError::TokenRequired)));
+    let stranger = TokenSecret::from_bytes([0; 16]);
+    let refused = service.register(&machine(1, Some(&stranger)), NOW).await;
+    assert!(matches!(refused, Err(RegisterError::TokenUnknown)));
+
+    let joined = service.register(&machine(1, Some(&secret)), NOW).await.unwrap();
+    assert!(!joined.rejoined && joined.admitted);
+    assert!(service.model().mesh.prefixes.v4.contains(&joined.addrs.v4));
+    drop(service);
+
+    let service = open(&dir).await;
+    let version = service.model().version;
+    let back = service.register(&machine(1, None), NOW).await.unwrap();
+    assert!(back.rejoined);
+    assert_eq!((back.node, back.addrs, &back.name), (joined.node, joined.addrs, &joined.name));
+    assert_eq!(service.model().version, version, "a return that changes nothing makes no version");
+    assert_eq!(service.tokens(&ROOT).await.unwrap()[0].used, 1);
+}
+
+#[tokio::test]
+async fn expired_revoked_and_spent_tokens_are_told_apart() {
+    let (_dir, service) = fresh().await;
+    let late = UnixSeconds(NOW.0 + 3601);
+    let secret = token(&service, |t| t.lifetime = 3600).await;
+    let refused = service.register(&machine(1, Some(&secret)), late).await;
+    assert!(matches!(refused, Err(RegisterError::TokenExpired(end)) if end.0 == NOW.0 + 3600));
+
+    let secret = token(&service, |_| {}).await;
+    let id = service.tokens(&ROOT).await.unwrap()[0].id;
+    service.revoke_token(&ROOT, id, NOW).await.unwrap();
+    assert!(matches!(
+        service.register(&machine(1, Some(&secret)), NOW).await,
+        Err(RegisterError::TokenRevoked)
+    ));
+
+    let secret = token(&service, |t| t.uses = 1).await;
+    service.register(&machine(1, Some(&secret)), NOW).await.unwrap();
+    assert!(matches!(
+        service.register(&machine(2, Some(&secret)), NOW).await,
+        Err(RegisterError::TokenUsedUp)
+    ));
+    assert!(service.model().nodes.len() == 1);
+}
+
+#[tokio::test]
+async fn a_cloned_disk_is_refused_and_noted_once() {
+    let (_dir, service) = fresh().await;
+    let secret = token(&service, |_| {}).await;
+    service.register(&machine(1, Some(&secret)), NOW).await.unwrap();
+    let clone = RegisterRequest { machine_id_hash: Some([99; 32]), ..machine(1, Some(&secret)) };
+    for _ in 0..3 {
+        let refused = service.register(&clone, NOW).await.unwrap_err();
+        assert!(matches!(&refused, RegisterError::ClonedMachine(name) if name == "machine-1"));
+        assert!(refused.to_string().contains("is this disk a clone?"), "{refused}");
+    }
+    let entries = service.audit(&ROOT, None, 100).await.unwrap();
+    assert_eq!(entries.iter().filter(|e| e.action == "node.clone-refused").count(), 1);
+    assert!(service.register(&machine(1, None), NOW).await.is_ok(), "the machine itself is not hurt");
+}
+
+#[tokio::test]
+async fn one_node_key_belongs_to_one_node() {
+    let (_dir, service) = fresh().await;
+    let secret = token(&service, |_| {}).await;
+    service.register(&machine(1, Some(&secret)), NOW).await.unwrap();
+    let thief = RegisterRequest { node_key: machine(1, None).node_key, ..machine(2, Some(&secret)) };
+    assert!(
+        matches!(service.register(&thief, NOW).await, Err(RegisterError::NodeKeyTaken(n)) if n == "machine-1")
+    );
+    // A new key of the same machine is a rotation.
+    let rotated = RegisterRequest { node_key: NodeKey::from_bytes([77; 32]), ..machine(1, None) };
+    let back = service.register(&rotated, NOW).await.unwrap();
+    assert_eq!(service.model().nodes[&back.node].node_key, NodeKey::from_bytes([77; 32]));
+}
+
+#[tokio::test]
+async fn names_are_unique_and_follow_the_machine_until_an_admin_gives_one() {
+    let (_dir, service) = fresh().await;
+    let secret = token(&service, |_| {}).await;
+    let pi = |n, token| RegisterRequest { hostname: "Pi.local".to_owned(), ..machine(n, token) };
+    let names = |r: Registration| r.name.to_string();
+    assert_eq!(names(service.register(&pi(1, Some(&secret)), NOW).await.unwrap()), "pi");
+    assert_eq!(names(service.register(&pi(2, Some(&secret)), NOW).await.unwrap()), "pi-2");
+    service.remove_node(&ROOT, "pi", NOW).await.unwrap();
+    assert_eq!(names(service.register(&pi(2, None), NOW).await.unwrap()), "pi-2", "others know it as pi-2");
+    service.rename_node(&ROOT, "pi-2", &"attic".parse().unwrap(), NOW).await.unwrap();
+    assert_eq!(names(service.register(&pi(2, None), NOW).await.unwrap()), "attic");
+    let clash = service.rename_node(&ROOT, "attic", &"attic".parse().unwrap(), NOW).await;
+    assert!(clash.is_ok());
+    service.register(&pi(3, Some(&secret)), NOW).await.unwrap();
+    let clash = service.rename_node(&ROOT, "pi", &"attic".parse().unwrap(), NOW).await;
+    assert!(matches!(clash, Err(ServiceError::Conflict(_))));
+}
+
+#[tokio::test]
+async fn addresses_stay_with_the_node_and_ids_are_never_given_again() {
+    let (dir, service) = fresh().await;
+    let secret = token(&service, |t| t.uses = 20).await;
+    let mut seen = BTreeSet::new();
+    for n in 0..5 {
+        let r = service.register(&machine(n, Some(&secret)), NOW).await.unwrap();
+        assert!(seen.insert(r.node), "id {} again", r.node);
+        assert!(service.model().mesh.prefixes.resolver().v4 != r.addrs.v4);
+        service.remove_node(&ROOT, &r.name.to_string(), NOW).await.unwrap();
+    }
+    drop(service);
+    let service = open(&dir).await;
+    let r = service.register(&machine(9, Some(&secret)), NOW).await.unwrap();
+    assert!(seen.insert(r.node));
+    let addrs: BTreeSet<_> = service.model().nodes.values().map(|n| n.addrs).collect();
+    assert_eq!(addrs.len(), service.model().nodes.len());
+}
+
+#[tokio::test]
+async fn a_route_counts_only_when_advertised_and_approved() {
+    let (_dir, service) = fresh().await;
+    let secret = token(&service, |_| {}).await;
+    let pi =
+        RegisterRequest { hostname: "pi".into(), advertised: [lan()].into(), ..machine(1, Some(&secret)) };
+    let id = service.register(&pi, NOW).await.unwrap().node;
+    let state = |s: &Service| {
+        let n = s.model().nodes[&id].clone();
+        (n.active_routes().collect::<Vec<_>>(), n.pending_routes().collect::<Vec<_>>())
+    };
+    assert_eq!(state(&service), (vec![], vec![lan()]));
+
+    let other = "10.0.0.0/8".parse().unwrap();
+    let refused = service.approve_routes(&ROOT, "pi", &[other], NOW).await.unwrap_err();
+    assert!(refused.to_string().contains("it advertises 192.168.1.0/24"), "{refused}");
+    let done = service.approve_routes(&ROOT, "pi", &[lan()], NOW).await.unwrap();
+    assert!(done[0].approved && done[0].advertised);
+    assert_eq!(state(&service), (vec![lan()], vec![]));
+
+    service.advertise(id, &BTreeSet::new(), false, None, NOW).await.unwrap();
+    assert_eq!(state(&service), (vec![], vec![]));
+    service.advertise(id, &[lan()].into(), true, None, NOW).await.unwrap();
+    assert_eq!(state(&service).0, [lan()], "an approval stays");
+    assert_eq!(state(&service).1, [Prefix::DEFAULT_V4, Prefix::DEFAULT_V6]);
+    service.approve_routes(&ROOT, "pi", &[], NOW).await.unwrap();
+    assert_eq!(state(&service).0.len(), 3);
+    service.unapprove_routes(&ROOT, "pi", &[lan()], NOW).await.unwrap();
+    assert_eq!(state(&service).0, [Prefix::DEFAULT_V4, Prefix::DEFAULT_V6]);
+}
+
+#[tokio::test]
+async fn routes_nobody_can_have_are_refused_with_the_reason() {
+    let (_dir, service) = fresh().await;
+    let secret = token(&service, |_| {}).await;
+    let mesh = Prefix::new(service.model().mesh.prefixes.v4.into()).unwrap();
+    for bad in [mesh, "127.0.0.0/8".parse().unwrap(), "fe80::/64".parse().unwrap(), Prefix::DEFAULT_V4] {
+        let request = RegisterRequest { advertised: [bad].into(), ..machine(1, Some(&secret)) };
+        let refused = service.register(&request, NOW).await;
+        assert!(matches!(refused, Err(RegisterError::BadRoute { prefix, .. }) if prefix == bad), "{bad}");
+    }
+    assert_eq!(service.tokens(&ROOT).await.unwrap()[0].used, 0, "a refusal takes no use");
+}
+
+#[tokio::test]
+async fn the_policy_approves_routes_by_itself_where_it_says_so() {
+    let (_dir, service) = fresh().await;
+    let secret = token(&service, |t| t.tags = ["tag:router".parse().unwrap()].into()).await;
+    let request = RegisterRequest { advertised: [lan()].into(), ..machine(1, Some(&secret)) };
+    let first = service.register(&request, NOW).await.unwrap().node;
+    assert_eq!(service.model().nodes[&first].active_routes().count(), 0);
+    let text = r#"{
+        "tagOwners": { "tag:router": [] },
+        "acls": [ { "action": "accept", "src": ["*"], "dst": ["*:*"] } ],
+        "autoApprovers": { "routes": { "192.168.0.0/16": ["tag:router"] } },
+    }"#;
+    let before = service.model().version;
+    service.set_policy(&ROOT, text, None, NOW).await.unwrap();
+    assert_eq!(service.model().version.0, before.0 + 1, "policy and approvals are one commit");
+    assert_eq!(service.model().nodes[&first].active_routes().collect::<Vec<_>>(), [lan()]);
+    let request = RegisterRequest { advertised: [lan()].into(), ..machine(2, Some(&secret)) };
+    let second = service.register(&request, NOW).await.unwrap().node;
+    assert_eq!(service.model().nodes[&second].active_routes().collect::<Vec<_>>(), [lan()]);
+    let untagged = token(&service, |_| {}).await;
+    let request = RegisterRequest { advertised: [lan()].into(), ..machine(3, Some(&untagged)) };
+    let third = service.register(&request, NOW).await.unwrap().node;
+    assert_eq!(service.model().nodes[&third].active_routes().count(), 0);
+}
+
+#[tokio::test]
+async fn a_policy_with_an_error_or_a_failing_test_changes_nothing() {
+    let (_dir, service) = fresh().await;
+    let before = service.policy(&ROOT).unwrap();
+    let refused = service.set_policy(&ROOT, "{\n  \"acls\": [ 7 ],\n}", None, NOW).await.unwrap_err();
+    let ServiceError::Policy(errors) = &refused else { panic!("{refused}") };
+    assert!(errors[0].starts_with("line 2, column "), "{errors:?}");
+    let failing = r#"{ "acls": [], "tests": [ { "src": "owner", "accept": ["192.168.1.1:80"] } ] }"#;
+    let refused = service.set_policy(&ROOT, failing, None, NOW).await;
+    assert!(matches!(refused, Err(ServiceError::Policy(_))), "{refused:?}");
+    assert_eq!(service.policy(&ROOT).unwrap(), before);
+
+    let set = service.set_policy(&ROOT, "{ \"acls\": [] }", Some(before.version), NOW).await.unwrap();
+    assert!(set.version > before.version);
+    let late = service.set_policy(&ROOT, "{}", Some(before.version), NOW).await;
+    assert!(matches!(late, Err(ServiceError::Conflict(_))), "somebody else was first");
+    assert_eq!(service.policy_history(&ROOT, 10).await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn removing_a_node_publishes_at_once_and_takes_its_devices_along() {
+    let (_dir, service) = fresh().await;
+    let secret = token(&service, |_| {}).await;
+    let via = service.register(&machine(1, Some(&secret)), NOW).await.unwrap().node;
+    let key = NodeKey::from_bytes([50; 32]);
+    let phone: Hostname = "phone".parse().unwrap();
+    let device = service.create_device(&Actor::Node(via), via, &phone, key, NOW).await.unwrap();
+    let record = service.model().nodes[&device.node].clone();
+    assert_eq!((record.kind, record.via), (PeerKind::PlainWireguard, Some(via)));
+    assert_eq!(record.class, service.model().nodes[&via].class);
+    let stranger = service.create_device(&Actor::Node(NodeId(99)), via, &phone, key, NOW).await;
+    assert!(matches!(stranger, Err(ServiceError::Forbidden { .. })), "a node speaks for itself only");
+    let again = service.create_device(&ROOT, via, &"tablet".parse().unwrap(), key, NOW).await;
+    assert!(matches!(again, Err(ServiceError::Conflict(_))), "one key, one node");
+
+    let mut published = service.subscribe();
+    published.borrow_and_update();
+    service.remove_node(&ROOT, "machine-1", NOW).await.unwrap();
+    assert!(published.has_changed().unwrap());
+    let now = published.borrow_and_update().clone();
+    assert!(now.model.nodes.is_empty());
+    let changes = &now.history.back().unwrap().changes;
+    assert_eq!(changes, &[Change::NodeGone(device.node), Change::NodeGone(via)]);
+    assert!(matches!(service.register(&machine(1, None), NOW).await, Err(RegisterError::TokenRequired)));
+}
+
+#[tokio::test]
+async fn a_revoked_node_stays_out_even_with_a_token_and_an_expired_one_needs_one() {
+    let (_dir, service) = fresh().await;
+    let secret = token(&service, |_| {}).await;
+    service.register(&machine(1, Some(&secret)), NOW).await.unwrap();
+    let two = service.register(&machine(2, Some(&secret)), NOW).await.unwrap();
+    service.revoke_node(&ROOT, "machine-1", NOW).await.unwrap();
+    assert!(matches!(
+        service.register(&machine(1, Some(&secret)), NOW).await,
+        Err(RegisterError::Revoked(_))
+    ));
+    service.expire_node(&ROOT, "machine-2", NOW).await.unwrap();
+    assert!(!service.model().nodes[&two.node].is_live(NOW));
+    assert!(matches!(service.register(&machine(2, None), NOW).await, Err(RegisterError::KeyExpired(_))));
+    let back = service.register(&machine(2, Some(&secret)), NOW).await.unwrap();
+    assert_eq!((back.node, back.addrs), (two.node, two.addrs));
+    assert!(service.model().nodes[&two.node].is_live(NOW));
+}
+
+#[tokio::test]
+async fn a_node_that_is_not_pre_approved_waits_for_an_admin() {
+    let (_dir, service) = fresh().await;
+    let secret = token(&service, |t| t.pre_approved = false).await;
+    let joined = service.register(&machine(1, Some(&secret)), NOW).await.unwrap();
+    assert!(!joined.admitted);
+    assert!(!service.model().nodes[&joined.node].is_live(NOW));
+    service.approve_node(&ROOT, "machine-1", NOW).await.unwrap();
+    assert!(service.register(&machine(1, None), NOW).await.unwrap().admitted);
+}
+
+#[tokio::test]
+async fn an_ephemeral_node_is_forgotten_when_it_stays_away() {
+    let (_dir, service) = fresh().await;
+    let secret = token(&service, |t| t.ephemeral = true).await;
+    let at = |s: u64| UnixSeconds(NOW.0 + s);
+    let id = service.register(&machine(1, Some(&secret)), NOW).await.unwrap().node;
+    service.session_opened(id, None, NOW);
+    assert_eq!(service.sweep(at(10 * EPHEMERAL_GRACE)).await.unwrap(), 0, "it is here");
+    service.session_closed(id, at(1000));
+    assert_eq!(service.sweep(at(1000 + EPHEMERAL_GRACE - 1)).await.unwrap(), 0);
+    assert_eq!(service.sweep(at(1000 + EPHEMERAL_GRACE)).await.unwrap(), 1);
+    assert!(service.model().nodes.is_empty());
+}
+
+#[tokio::test]
+async fn nodes_with_the_same_owner_and_tags_are_one_class_for_ever() {
+    let (dir, service) = fresh().await;
+    let plain = token(&service, |_| {}).await;
+    let alice = token(&service, |t| t.user = Some("alice".into())).await;
+    let tagged = token(&service, |t| t.tags = ["tag:a".parse().unwrap()].into()).await;
+    let mut classes = Vec::new();
+    for (n, secret) in [(1, &plain), (2, &plain), (3, &alice), (4, &tagged), (5, &tagged)] {
+        let id = service.register(&machine(n, Some(secret)), NOW).await.unwrap().node;
+        classes.push(service.model().nodes[&id].class);
+    }
+    assert_eq!(classes[0], classes[1]);
+    assert_eq!(classes[3], classes[4]);
+    assert_eq!(BTreeSet::from_iter(&classes).len(), 3);
+    for n in 1..=5 {
+        service.remove_node(&ROOT, &format!("machine-{n}"), NOW).await.unwrap();
+    }
+    drop(service);
+    let service = open(&dir).await;
+    let id = service.register(&machine(9, Some(&tagged)), NOW).await.unwrap().node;
+    assert_eq!(service.model().nodes[&id].class, classes[3]);
+}
+
+#[tokio::test]
+async fn records_stay_in_the_zone_and_out_of_the_way_of_nodes() {
+    let (_dir, service) = fresh().await;
+    let add = async |name: &str, value: &str| {
+        let input = RecordInput { name: name.into(), kind: None, value: value.into(), ttl: None };
+        service
+            .add_record(&ROOT, &input, NOW)
+            .await
+            .map(|(n, k, s)| format!("{n} {} {}", k.as_str(), s.values.len()))
+    };
+    assert_eq!(add("nas.home.internal", "192.168.1.10").await.unwrap(), "nas.home.internal A 1");
+    assert_eq!(add("nas", "192.168.1.11").await.unwrap(), "nas.home.internal A 2");
+    assert_eq!(add("nas", "fd00::10").await.unwrap(), "nas.home.internal AAAA 1");
+    assert_eq!(add("www", "nas.home.internal").await.unwrap(), "www.home.internal CNAME 1");
+    for (name, value) in
+        [("nas.example.com", "192.0.2.1"), ("nas", "other.home.internal"), ("www", "10.0.0.1"), ("x", "a b")]
+    {
+        assert!(add(name, value).await.is_err(), "{name} {value}");
+    }
+    let secret = token(&service, |_| {}).await;
+    let nas = RegisterRequest { hostname: "nas".into(), ..machine(1, Some(&secret)) };
+    assert_eq!(service.register(&nas, NOW).await.unwrap().name.as_str(), "nas-2", "the record was first");
+    let clash = add("nas-2", "10.0.0.1").await.unwrap_err();
+    assert!(clash.to_string().contains("is the name of a node"), "{clash}");
+
+    assert_eq!(service.remove_record(&ROOT, "nas", None, Some("192.168.1.11"), NOW).await.unwrap(), 1);
+    assert_eq!(service.remove_record(&ROOT, "nas", Some(RecordType::Aaaa), None, NOW).await.unwrap(), 1);
+    assert_eq!(service.remove_record(&ROOT, "nas", None, None, NOW).await.unwrap(), 1);
+    assert!(matches!(
+        service.remove_record(&ROOT, "nas", None, None, NOW).await,
+        Err(ServiceError::NotFound { .. })
+    ));
+}
+
+#[tokio::test]
+async fn what_a_role_may_not_do_is_refused_before_anything_happens() {
+    let (_dir, service) = fresh().await;
+    let version = service.model().version;
+    let auditor = Actor::ApiToken { name: "a".into(), role: Role::Auditor };
+    let member = Actor::ApiToken { name: "m".into(), role: Role::Member };
+    let forbidden =
+        |r: Result<(), ServiceError>| assert!(matches!(r, Err(ServiceError::Forbidden { .. })), "{r:?}");
+    for actor in [&auditor, &member, &Actor::Node(NodeId(1))] {
+        forbidden(service.remove_node(actor, "x", NOW).await.map(|_| ()));
+        forbidden(service.create_token(actor, &TokenRequest::default(), NOW).await.map(|_| ()));
+        forbidden(service.set_policy(actor, "{}", None, NOW).await.map(|_| ()));
+        forbidden(service.approve_routes(actor, "x", &[], NOW).await.map(|_| ()));
+        forbidden(service.backup(actor, std::path::Path::new("/nonexistent/x"), NOW).await);
+    }
+    forbidden(service.nodes(&member).map(|_| ()));
+    assert!(service.nodes(&auditor).is_ok());
+    let admin = Actor::ApiToken { name: "x".into(), role: Role::Admin };
+    let request = ApiTokenRequest { name: "more".into(), role: Role::Owner, lifetime: 60 };
+    forbidden(service.create_api_token(&admin, &request, NOW).await.map(|_| ()));
+    assert_eq!(service.model().version, version);
+}
+
+#[tokio::test]
+async fn an_api_token_opens_until_it_ends_or_is_revoked() {
+    let (_dir, service) = fresh().await;
+    let request = ApiTokenRequest { name: "ci".into(), role: Role::NetworkAdmin, lifetime: 60 };
+    let new = service.create_api_token(&ROOT, &request, NOW).await.unwrap();
+    let expected = Actor::ApiToken { name: "ci".into(), role: Role::NetworkAdmin };
+    assert_eq!(service.authenticate(&new.secret, NOW).await.unwrap(), Some(expected));
+    assert_eq!(service.authenticate(&new.secret, UnixSeconds(NOW.0 + 60)).await.unwrap(), None);
+    assert_eq!(service.authenticate("meshapi_wrong", NOW).await.unwrap(), None);
+    service.revoke_api_token(&ROOT, new.record.id, NOW).await.unwrap();
+    assert_eq!(service.authenticate(&new.secret, NOW).await.unwrap(), None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_whose_caller_goes_away_is_published_or_never_happened() {
+    let (dir, service) = fresh().await;
+    let secret = token(&service, |t| t.uses = 1000).await;
+    let recovery = {
+        let service = service.clone();
+        async move {
+            loop {
+                service.recover_interrupted().await;
+            }
+        }
+    };
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(recovery);
+    let mut acknowledged = 0;
+    for n in 0..60u16 {
+        let (service, request) = (service.clone(), machine(n, Some(&secret)));
+        let joining = async move { service.register(&request, NOW).await };
+        // Cut off after a growing time: before, within and after the commit.
+        let limit = std::time::Duration::from_micros(u64::from(n) * 60);
+        if let Ok(done) = tokio::time::timeout(limit, joining).await {
+            done.unwrap();
+            acknowledged += 1;
+        }
+    }
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    tasks.shutdown().await;
+    let published = service.model();
+    assert!(published.nodes.len() >= acknowledged);
+    drop(service);
+    let again = open(&dir).await.model();
+    assert_eq!(again.version, published.version);
+    assert!(again.nodes.keys().eq(published.nodes.keys()));
+}
+
+#[tokio::test]
+async fn every_change_is_in_an_unbroken_audit_log() {
+    let (_dir, service) = fresh().await;
+    let secret = token(&service, |_| {}).await;
+    service.register(&machine(1, Some(&secret)), NOW).await.unwrap();
+    service.remove_node(&ROOT, "machine-1", NOW).await.unwrap();
+    let actions: Vec<_> = service
+        .audit(&ROOT, None, 100)
+        .await
+        .unwrap()
+        .into_iter()
+        .rev()
+        .map(|e| (e.actor, e.action))
+        .collect();
+    let expected = [
+        ("coordinator", "mesh.found"),
+        ("root", "mesh.addresses"),
+        ("root", "token.create"),
+        ("node:1", "node.join"),
+        ("root", "node.remove"),
+    ];
+    assert_eq!(actions, expected.map(|(a, b)| (a.to_owned(), b.to_owned())));
+    let state = service.verify_audit(&ROOT).await.unwrap();
+    assert!(matches!(state, crate::store::audit::ChainState::Whole { entries: 5, .. }));
+}

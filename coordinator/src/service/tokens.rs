@@ -186,14 +186,18 @@ impl Service {
     ) -> Result<NewApiToken, ServiceError> {
         Self::require(actor, Permission::ManageApiTokens)?;
         if actor.role().is_none_or(|own| request.role > own) {
-            return Err(ServiceError::Forbidden { actor: actor.to_string(), permission: Permission::ManageApiTokens });
+            return Err(ServiceError::Forbidden {
+                actor: actor.to_string(),
+                permission: Permission::ManageApiTokens,
+            });
         }
         check_lifetime(request.lifetime)?;
         let name = line(&request.name, 60);
         if name.is_empty() {
             return Err(ServiceError::Invalid("an API token needs a name, for the audit log".to_owned()));
         }
-        let secret = Zeroizing::new(format!("{API_PREFIX}{}", URL_SAFE_NO_PAD.encode(entropy::random::<32>())));
+        let secret =
+            Zeroizing::new(format!("{API_PREFIX}{}", URL_SAFE_NO_PAD.encode(entropy::random::<32>())));
         let record = ApiTokenRecord {
             id: 0,
             fingerprint: api_fingerprint(&secret),
@@ -228,7 +232,12 @@ impl Service {
     ///
     /// # Errors
     /// When the actor may not, there is no such token, or the database fails.
-    pub async fn revoke_api_token(&self, actor: &Actor, id: u64, now: UnixSeconds) -> Result<(), ServiceError> {
+    pub async fn revoke_api_token(
+        &self,
+        actor: &Actor,
+        id: u64,
+        now: UnixSeconds,
+    ) -> Result<(), ServiceError> {
         Self::require(actor, Permission::ManageApiTokens)?;
         let mut turn = self.lock().await?;
         let known = turn.writer.store.api_tokens(u32::MAX).await?;
@@ -254,7 +263,8 @@ impl Service {
             return Ok(None);
         }
         // Found by the hash of 256 random bits: how long the search takes says nothing about the secret.
-        let found = self.lock().await?.writer.store.api_token_by_fingerprint(&api_fingerprint(secret)).await?;
+        let found =
+            self.lock().await?.writer.store.api_token_by_fingerprint(&api_fingerprint(secret)).await?;
         let valid = found.filter(|t| t.revoked.is_none() && now < t.expires);
         Ok(valid.map(|t| Actor::ApiToken { name: t.name, role: t.role }))
     }
@@ -291,7 +301,11 @@ fn check_lifetime(seconds: u64) -> Result<(), ServiceError> {
 }
 
 fn no_token(what: &'static str, id: u64, list: &str) -> ServiceError {
-    ServiceError::NotFound { what, name: id.to_string(), hint: format!("; `meshd-coordinator {list}` shows them") }
+    ServiceError::NotFound {
+        what,
+        name: id.to_string(),
+        hint: format!("; `meshd-coordinator {list}` shows them"),
+    }
 }
 
 fn tag_text(tags: &BTreeSet<Tag>) -> String {

@@ -103,7 +103,12 @@ pub(super) fn create_private(path: &Path) -> Result<(), StoreError> {
 
 /// Makes an empty private file where there must be none yet.
 pub(super) fn create_new_private(path: &Path) -> Result<File, StoreError> {
-    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed("cannot make", path))
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(failed("cannot make", path))
 }
 
 /// Puts a file and its directory entry on the disk.

@@ -47,7 +47,8 @@ pub(super) fn bytes_or_none<const N: usize>(
     column: &'static str,
 ) -> Result<Option<[u8; N]>, StoreError> {
     let raw: Option<Vec<u8>> = row.try_get(column)?;
-    let fixed = raw.map(|r| r.try_into().map_err(|_| StoreError::corrupt(column, format_args!("it is not {N} bytes"))));
+    let fixed = raw
+        .map(|r| r.try_into().map_err(|_| StoreError::corrupt(column, format_args!("it is not {N} bytes"))));
     fixed.transpose()
 }
 
@@ -113,7 +114,9 @@ pub(super) fn read_endpoints(row: &SqliteRow, column: &'static str) -> Result<Ve
 
 /// A record type by its name in zone files.
 pub(super) fn record_type(text: &str) -> Option<RecordType> {
-    [RecordType::A, RecordType::Aaaa, RecordType::Cname, RecordType::Txt].into_iter().find(|t| t.as_str() == text)
+    [RecordType::A, RecordType::Aaaa, RecordType::Cname, RecordType::Txt]
+        .into_iter()
+        .find(|t| t.as_str() == text)
 }
 
 pub(super) fn record_values(set: &RecordSet) -> String {

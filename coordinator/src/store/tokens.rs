@@ -93,7 +93,8 @@ pub(super) async fn write(tx: &mut SqliteConnection, write: &TokenWrite) -> Resu
     match write {
         TokenWrite::Insert(token) => insert(tx, token).await,
         TokenWrite::Consume { id } => {
-            let sql = "UPDATE tokens SET used = used + 1 WHERE id = ? AND used < max_uses AND revoked IS NULL";
+            let sql =
+                "UPDATE tokens SET used = used + 1 WHERE id = ? AND used < max_uses AND revoked IS NULL";
             let done = sqlx::query(sql).bind(int(*id)).execute(tx).await?;
             if done.rows_affected() == 1 { Ok(()) } else { Err(StoreError::TokenSpent) }
         }
@@ -225,7 +226,8 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn policies(&mut self, limit: u32) -> Result<Vec<PolicyText>, StoreError> {
-        let query = sqlx::query("SELECT * FROM policies ORDER BY version DESC LIMIT ?").bind(i64::from(limit));
+        let query =
+            sqlx::query("SELECT * FROM policies ORDER BY version DESC LIMIT ?").bind(i64::from(limit));
         let rows = query.fetch_all(&mut self.conn).await?;
         rows.iter()
             .map(|row| {

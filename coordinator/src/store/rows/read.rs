@@ -1,16 +1,16 @@
 //! From rows to the model.
 
 use super::super::pack::{
-    bytes, bytes_or_none, number, parsed, read_endpoints, read_list, read_owner, read_record_values, read_split,
-    read_tags, record_type, small, time_or_none,
+    bytes, bytes_or_none, number, parsed, read_endpoints, read_list, read_owner, read_record_values,
+    read_split, read_tags, record_type, small, time_or_none,
 };
 use super::super::{Keys, Loaded, StoreError};
 use crate::model::{ClassKey, MeshSettings, Model, NodeRecord};
 use meshd_policy::Policy;
 use meshd_proto::netmap::{PeerKind, RecordSet, Relay};
 use meshd_proto::{
-    ClassId, CoordinatorSecret, Epoch, MachineKey, MeshAddrs, MeshPrefixes, NetworkId, NodeId, NodeKey, NodeSecret,
-    Prefix, RelayId, SigningKey, UnixSeconds, Version,
+    ClassId, CoordinatorSecret, Epoch, MachineKey, MeshAddrs, MeshPrefixes, NetworkId, NodeId, NodeKey,
+    NodeSecret, Prefix, RelayId, SigningKey, UnixSeconds, Version,
 };
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
@@ -63,7 +63,9 @@ async fn keys(conn: &mut SqliteConnection) -> Result<Keys, StoreError> {
 }
 
 async fn policy(conn: &mut SqliteConnection) -> Result<(Arc<Policy>, Version), StoreError> {
-    let row = sqlx::query("SELECT version, text FROM policies ORDER BY version DESC LIMIT 1").fetch_one(conn).await?;
+    let row = sqlx::query("SELECT version, text FROM policies ORDER BY version DESC LIMIT 1")
+        .fetch_one(conn)
+        .await?;
     let text: String = row.try_get("text")?;
     let policy = Policy::parse(&text).map_err(|found| {
         StoreError::corrupt("policy", found.first().map(ToString::to_string).unwrap_or_default())
@@ -74,7 +76,9 @@ async fn policy(conn: &mut SqliteConnection) -> Result<(Arc<Policy>, Version), S
 async fn classes(conn: &mut SqliteConnection) -> Result<BTreeMap<ClassId, ClassKey>, StoreError> {
     let rows = sqlx::query("SELECT * FROM classes").fetch_all(conn).await?;
     rows.iter()
-        .map(|row| Ok((ClassId(small(row, "id")?), ClassKey { owner: read_owner(row)?, tags: read_tags(row)? })))
+        .map(|row| {
+            Ok((ClassId(small(row, "id")?), ClassKey { owner: read_owner(row)?, tags: read_tags(row)? }))
+        })
         .collect()
 }
 
