@@ -30,6 +30,8 @@ pub const PING_BUSY: Duration = Duration::from_secs(5);
 /// A proved path with traffic in the last [`RECENT`] is kept open this often: below the 30 s after
 /// which the most impatient NATs forget (RFC 4787 asks for 2 minutes).
 pub const PING_RECENT: Duration = Duration::from_secs(20);
+/// Over a relay that gives no answers the peer is asked this often.
+pub const PING_LOST: Duration = Duration::from_secs(1);
 /// Traffic this young counts as now.
 pub const BUSY: Duration = Duration::from_secs(10);
 /// Traffic this young keeps the path open.
@@ -73,6 +75,8 @@ pub(crate) struct Activity {
     pub(crate) received: Option<Instant>,
     /// Received on the selected direct path.
     pub(crate) received_direct: Option<Instant>,
+    /// Received at all, keepalives included.
+    pub(crate) heard: Option<Instant>,
 }
 
 impl Activity {
@@ -87,6 +91,10 @@ impl Activity {
 #[derive(Debug, Default)]
 pub(crate) struct Look {
     pub(crate) ping: Vec<Endpoint>,
+    /// Ping over the relay.
+    pub(crate) ping_relay: bool,
+    /// Whether the peer answers at all, where that is known.
+    pub(crate) reachable: Option<bool>,
     pub(crate) change: Option<PathReason>,
     /// The path died: exchange candidates anew.
     pub(crate) exchange: bool,
@@ -104,6 +112,10 @@ pub(crate) struct Paths {
     pub(crate) reason: PathReason,
     /// Since when an answer is missing.
     waiting: Option<Instant>,
+    /// Since when no way at all has given an answer.
+    lost: Option<Instant>,
+    /// When a probe was last answered, any way.
+    answered: Option<Instant>,
     relay_pings: Vec<(TxId, Instant)>,
     pub(crate) relay_rtt: Option<Duration>,
 }
@@ -117,6 +129,8 @@ impl Paths {
             relay: None,
             reason: PathReason::First,
             waiting: None,
+            lost: None,
+            answered: None,
             relay_pings: Vec::new(),
             relay_rtt: None,
         }
@@ -291,15 +305,17 @@ impl Paths {
 
     /// A pong came. Returns the round-trip time if it answers a ping of ours that went that way.
     pub(crate) fn ponged(&mut self, from: Destination, txid: TxId, now: Instant) -> Option<Duration> {
-        match from {
-            Destination::Udp(endpoint) => self.candidate_mut(endpoint)?.ponged(txid, now),
+        let rtt = match from {
+            Destination::Udp(endpoint) => self.candidate_mut(endpoint)?.ponged(txid, now)?,
             Destination::Relay { .. } => {
                 let at = self.relay_pings.iter().find(|(id, _)| *id == txid)?.1;
                 let rtt = now.saturating_duration_since(at);
                 self.relay_rtt = Some(rtt);
-                Some(rtt)
+                rtt
             }
-        }
+        };
+        self.answered = Some(now);
+        Some(rtt)
     }
 
     /// Our handshake initiation was answered straight from `endpoint`: as good as a pong.
@@ -362,15 +378,40 @@ impl Paths {
                 look.ping.push(candidate.endpoint);
             }
         }
+        self.watch(activity, &mut look, now);
         look.next = self.next_look(activity, now);
         look
+    }
+
+    /// Watches whether the peer answers on any way at all.
+    fn watch(&mut self, activity: Activity, look: &mut Look, now: Instant) {
+        let heard = activity.heard.max(self.answered);
+        if activity.sent <= heard {
+            self.lost = None;
+            look.reachable = heard.map(|_| true);
+            return;
+        }
+        let lost = now.saturating_duration_since(*self.lost.get_or_insert(now));
+        let good = matches!(self.way, Way::Direct { health: Health::Good, .. });
+        let asked = self.relay_pings.first().map(|(_, at)| now.saturating_duration_since(*at));
+        look.ping_relay =
+            !good && self.relay.is_some() && lost >= DOUBT_AFTER && asked.is_none_or(|t| t >= PING_LOST);
+        if lost >= DEAD_AFTER {
+            look.reachable = Some(false);
+        }
     }
 
     /// When to look again.
     pub(crate) fn next_look(&self, activity: Activity, now: Instant) -> Option<Instant> {
         let last = activity.idle_for(now);
-        let own = (self.selected().is_some() && last < RECENT)
-            .then(|| now + if last < BUSY || self.waiting.is_some() { LOOK_BUSY } else { LOOK_RECENT });
+        let own = match self.way {
+            Way::None => None,
+            _ if last >= RECENT => None,
+            Way::Direct { .. } if last < BUSY || self.waiting.is_some() => Some(LOOK_BUSY),
+            Way::Relay if self.lost.is_some() => Some(DOUBT_AFTER),
+            Way::Direct { .. } | Way::Relay => Some(LOOK_RECENT),
+        };
+        let own = own.map(|wait| now + wait);
         let tries = self.candidates.iter().filter_map(Candidate::next_try);
         tries.chain(own).min()
     }
@@ -441,6 +482,7 @@ impl Paths {
         self.candidates.retain(|c| c.origin != Origin::Learned);
         self.way = if self.relay.is_some() { Way::Relay } else { Way::None };
         self.waiting = None;
+        self.lost = None;
         self.reason = PathReason::Gone;
     }
 

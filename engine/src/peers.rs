@@ -85,6 +85,7 @@ impl<S> PeerState<S> {
             sent: moment(epoch, self.slot.last_tx.load(Ordering::Relaxed)),
             received: moment(epoch, self.slot.last_data_rx.load(Ordering::Relaxed)),
             received_direct: moment(epoch, self.slot.last_path_rx.load(Ordering::Relaxed)),
+            heard: moment(epoch, self.slot.last_rx.load(Ordering::Relaxed)),
         }
     }
 

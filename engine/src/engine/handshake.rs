@@ -332,10 +332,10 @@ impl<F: SessionFactory> Engine<F> {
         }
         let Some(state) = self.peers.get_mut(id) else { return };
         state.attempt = None;
-        state.slot.set_alive(true);
         self.timers.clear(Timer::Handshake(id));
         if !state.up {
             state.up = true;
+            state.slot.set_alive(true);
             let (to, why) = (state.paths.choice().to, state.paths.reason);
             self.events.push_back(Event::PeerUp(id));
             if to.is_some() {

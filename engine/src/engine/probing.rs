@@ -199,10 +199,17 @@ impl<F: SessionFactory> Engine<F> {
     pub(super) fn look_at_paths(&mut self, id: NodeId, now: Instant) {
         let Some(state) = self.peers.get_mut(id).filter(|s| s.is_meshd()) else { return };
         let activity = state.activity(self.epoch);
-        let Look { ping, change, exchange, next } = state.paths.look(activity, now);
+        let Look { ping, ping_relay, reachable, change, exchange, next } = state.paths.look(activity, now);
+        if let Some(reachable) = reachable {
+            state.slot.set_alive(reachable);
+        }
+        let relay = state.paths.over_relay().filter(|_| ping_relay);
         self.sync_path(id, change, now);
         for endpoint in ping {
             self.ping(id, Destination::Udp(endpoint), false, now);
+        }
+        if let Some(relay) = relay {
+            self.ping(id, relay, false, now);
         }
         if exchange {
             self.show_interest(id, now);

@@ -275,6 +275,11 @@ impl World {
         }
     }
 
+    /// Whether a node's daemon runs.
+    pub fn is_running(&self, id: NodeName) -> bool {
+        self.nodes.get(&id).is_some_and(|n| n.running)
+    }
+
     /// The host of `from` (or one behind it, with the source `src`) sends a UDP packet.
     pub fn send_as(&mut self, from: NodeName, src: Ipv4Addr, dst: Ipv4Addr, ports: (u16, u16)) -> Inner {
         self.serial += 1;
