@@ -15,6 +15,7 @@
 pub mod answer;
 pub mod forward;
 pub mod lookup;
+pub mod probe;
 pub mod query;
 pub mod server;
 pub mod view;

@@ -189,6 +189,19 @@ async fn an_alias_of_ours_that_leads_out_comes_with_its_whole_chain() {
 }
 
 #[tokio::test]
+async fn a_probe_tells_who_knows_a_name() {
+    let rig = rig().await;
+    let server = rig.server.addrs()[0];
+    let ask = async |name: &str| crate::probe::addresses(server, &name.parse().unwrap()).await;
+    assert_eq!(ask("pi.home.internal").await.unwrap(), [std::net::Ipv4Addr::new(100, 71, 0, 1)]);
+    let error = ask("nobody.home.internal").await.unwrap_err().to_string();
+    assert!(error.contains("does not know nobody.home.internal"), "{error}");
+    rig.server.shutdown().await;
+    let error = ask("pi.home.internal").await;
+    assert!(error.is_err());
+}
+
+#[tokio::test]
 async fn garbage_gets_a_format_error_or_silence_and_the_server_lives() {
     let rig = rig().await;
     let server = rig.server.addrs()[0];
