@@ -191,6 +191,20 @@ impl Lab {
         Ok((host, v4, v6))
     }
 
+    /// The ends of the logs of all machines, for a person who looks for what went wrong.
+    pub fn log_tails(&self) -> String {
+        self.hosts().iter().map(Host::log_tails).collect()
+    }
+
+    /// How to enter each machine from another terminal.
+    pub fn doors(&self) -> String {
+        let door = |host: &Host| {
+            let pid = host.pid().unwrap_or_default();
+            format!("{}: nsenter --target {pid} --net --mount --uts --ipc --pid --wd=/\n", host.name())
+        };
+        self.hosts().iter().map(door).collect()
+    }
+
     /// Everybody who answers to a name here.
     pub fn hosts(&self) -> Vec<Host> {
         self.hosts.lock().expect("not poisoned").clone()
@@ -237,9 +251,7 @@ impl Drop for Lab {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("=== lab {}: the ends of all logs", self.name);
-            for host in self.hosts() {
-                eprint!("{}", host.log_tails());
-            }
+            eprint!("{}", self.log_tails());
         }
         for host in self.hosts() {
             host.power_off();

@@ -1,6 +1,9 @@
 //! `make demo`: a small internet on this machine, the four commands of the README run for real, and
 //! what is on the wire. It only shows what it has checked: a line with ✓ is an assertion that held.
 //! Exit status 0 when all of them held. The network of this machine stays as it is.
+//!
+//! `meshd-demo --hold` leaves everything standing until Enter is pressed, and says how to enter the
+//! machines; when a step fails, too.
 
 mod wire;
 
@@ -32,7 +35,7 @@ fn main() {
             println!("\nAll of it worked, in {:.0} s. Nothing of it is left.", (now() - began).as_secs_f64())
         }
         Err(error) => {
-            println!("\n✗ {error:#}");
+            println!("\nfailed: {:#}", error.root_cause());
             std::process::exit(1);
         }
     }
@@ -44,6 +47,18 @@ fn demo(report: &mut Value) -> Result<()> {
     }
     heading("A small internet in network namespaces");
     let net = SmallInternet::new("demo")?;
+    let result = steps(&net, report);
+    if let Err(error) = &result {
+        println!("\n✗ {error:#}\n\nThe ends of the logs:\n{}", net.lab.log_tails());
+    }
+    if std::env::args().any(|arg| arg == "--hold") {
+        println!("\nEverything stands until Enter is pressed here.\n{}", net.lab.doors());
+        let _ = std::io::stdin().read_line(&mut String::new());
+    }
+    result
+}
+
+fn steps(net: &SmallInternet, report: &mut Value) -> Result<()> {
     println!("  nas {} ─┐", net.nas4);
     println!("  pi            ─┴─ home router, NAT {} ─┐", net.home.wan4);
     println!("  laptop        ─── away router, NAT {} ─┼─ internet", net.away.wan4);
@@ -51,22 +66,22 @@ fn demo(report: &mut Value) -> Result<()> {
     let capturing = net.home.host.capture("wan")?;
 
     heading("Four commands");
-    let mut coordinator = join(&net, report)?;
+    let mut coordinator = join(net, report)?;
 
     heading("Status");
-    both_direct(&net, report)?;
+    both_direct(net, report)?;
 
     heading("Names and the LAN behind the Pi");
     let ping = ping_until(&net.laptop, "pi", Duration::from_secs(10))?.stdout;
     show(&net.laptop, "ping -c 1 pi", ping.lines().nth(1).unwrap_or_default());
     let first = net.serve_random(MIB)?;
-    fetched(&net, &format!("http://{}/", net.nas4), &first)?;
-    fetched(&net, "http://nas.home.internal/", &first)?;
+    fetched(net, &format!("http://{}/", net.nas4), &first)?;
+    fetched(net, "http://nas.home.internal/", &first)?;
 
     heading("What was on the wire between the homes and the internet (every frame since the start)");
     let capture = capturing.finish()?;
     let mesh = [mesh_address(&net.pi)?, mesh_address(&net.laptop)?];
-    let summary = wire::summary(&capture, &net, &first, &mesh);
+    let summary = wire::summary(&capture, net, &first, &mesh);
     report["wire"] = summary.to_json();
     summary.print();
     summary.check(2 * MIB)?;
@@ -75,12 +90,12 @@ fn demo(report: &mut Value) -> Result<()> {
     );
 
     heading("Throughput through the tunnel");
-    throughput(&net, report)?;
+    throughput(net, report)?;
 
     heading("Coordinator and relay killed");
     coordinator.kill()?;
     let second = net.serve_random(MIB)?;
-    fetched(&net, "http://nas.home.internal/", &second)?;
+    fetched(net, "http://nas.home.internal/", &second)?;
     report["fetch_without_coordinator"] = json!(true);
 
     heading("Down");
