@@ -39,6 +39,8 @@ enum Timer {
     Session(NodeId),
     /// A handshake initiation is repeated.
     Handshake(NodeId),
+    /// The end of a handshake is repeated.
+    Confirm(NodeId),
     /// A look at a peer's paths.
     Path(NodeId),
     /// A STUN request is due.
@@ -149,6 +151,7 @@ impl<F: SessionFactory> Engine<F> {
             match timer {
                 Timer::Session(peer) => self.tick_session(peer, now),
                 Timer::Handshake(peer) => self.retry_handshake(peer, now),
+                Timer::Confirm(peer) => self.confirm(peer, now),
                 Timer::Path(peer) => self.look_at_paths(peer, now),
                 Timer::Stun => self.poll_stun(now),
                 Timer::StunRound => self.next_stun_round(now),

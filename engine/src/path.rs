@@ -32,6 +32,8 @@ pub const PING_BUSY: Duration = Duration::from_secs(5);
 pub const PING_RECENT: Duration = Duration::from_secs(20);
 /// Over a relay that gives no answers the peer is asked this often.
 pub const PING_LOST: Duration = Duration::from_secs(1);
+/// A proof this young counts when another path is looked for.
+pub const FRESH: Duration = Duration::from_secs(30);
 /// Traffic this young counts as now.
 pub const BUSY: Duration = Duration::from_secs(10);
 /// Traffic this young keeps the path open.
@@ -263,7 +265,8 @@ impl Paths {
                 self.way = Way::None;
                 Some(self.because(PathReason::RelayChanged))
             }
-            (Way::Relay | Way::Direct { .. }, _) => Some(self.because(PathReason::RelayChanged)),
+            (Way::Relay, Some(_)) => Some(self.because(PathReason::RelayChanged)),
+            (Way::Direct { .. }, _) => Some(PathReason::RelayChanged),
             (Way::None, None) => None,
         }
     }
@@ -322,28 +325,28 @@ impl Paths {
     pub(crate) fn proved_by_handshake(&mut self, endpoint: Endpoint, rtt: Duration, now: Instant) {
         self.add(endpoint, Origin::Learned, now);
         if let Some(candidate) = self.candidate_mut(endpoint) {
-            candidate.prove(rtt, now);
+            candidate.prove_roughly(rtt, now);
         }
     }
 
     /// `proved` has just answered: take it, or another proved one, if that is better than the selected
     /// way by more than noise.
-    pub(crate) fn select(&mut self, proved: Endpoint) -> Option<PathReason> {
+    pub(crate) fn select(&mut self, proved: Endpoint, now: Instant) -> Option<PathReason> {
         let (endpoint, why) = match self.way {
-            Way::None => (self.best(None)?, PathReason::First),
-            Way::Relay => (self.best(None)?, PathReason::Proved),
-            Way::Direct { endpoint: now, health: Health::Good } => {
-                let old = self.candidate(now).and_then(|c| c.rtt);
-                let best = self.best(Some(now))?;
+            Way::None => (self.best(None, now)?, PathReason::First),
+            Way::Relay => (self.best(None, now)?, PathReason::Proved),
+            Way::Direct { endpoint: current, health: Health::Good } => {
+                let old = self.candidate(current).and_then(|c| c.rtt);
+                let best = self.best(Some(current), now)?;
                 let new = self.candidate(best)?.rtt?;
                 if old.is_some_and(|old| !is_better(new, old)) {
                     return None;
                 }
                 (best, PathReason::Better)
             }
-            Way::Direct { endpoint: now, health } => match (now == proved, health) {
-                (true, Health::Unproved) => (now, PathReason::Proved),
-                (true, Health::Good | Health::Doubtful | Health::Idle) => (now, PathReason::Recovered),
+            Way::Direct { endpoint: current, health } => match (current == proved, health) {
+                (true, Health::Unproved) => (current, PathReason::Proved),
+                (true, Health::Good | Health::Doubtful | Health::Idle) => (current, PathReason::Recovered),
                 (false, _) => (proved, PathReason::Better),
             },
         };
@@ -352,10 +355,11 @@ impl Paths {
         Some(self.because(why))
     }
 
-    /// The fastest proved candidate, without `except`.
-    fn best(&self, except: Option<Endpoint>) -> Option<Endpoint> {
+    /// The fastest candidate that was proved lately, without `except`.
+    fn best(&self, except: Option<Endpoint>, now: Instant) -> Option<Endpoint> {
+        let fresh = |c: &Candidate| c.answered.is_some_and(|at| now.saturating_duration_since(at) < FRESH);
         let proved = self.candidates.iter().filter(|c| matches!(c.standing, Standing::Proved { .. }));
-        let others = proved.filter(|c| Some(c.endpoint) != except);
+        let others = proved.filter(|c| Some(c.endpoint) != except && fresh(c));
         others.min_by_key(|c| (c.rtt, c.endpoint)).map(|c| c.endpoint)
     }
 
@@ -469,7 +473,7 @@ impl Paths {
             candidate.restart(now);
         }
         self.restart(now);
-        self.way = match (self.best(Some(endpoint)), self.relay) {
+        self.way = match (self.best(Some(endpoint), now), self.relay) {
             (Some(endpoint), _) => Way::Direct { endpoint, health: Health::Unproved },
             (None, Some(_)) => Way::Relay,
             (None, None) => Way::Direct { endpoint, health: Health::Unproved },

@@ -31,6 +31,8 @@ pub(crate) struct PeerState<S> {
     /// Packets that wait for a session.
     pub(crate) queue: VecDeque<Vec<u8>>,
     pub(crate) attempt: Option<Attempt>,
+    /// A handshake of ours was answered, and nothing was heard since.
+    pub(crate) unconfirmed: Option<Unconfirmed>,
     /// When we last asked for hints.
     pub(crate) interest: Option<Instant>,
     /// When we last sent our candidates.
@@ -54,6 +56,13 @@ pub(crate) struct Attempt {
     pub(crate) sent_to: Vec<Destination>,
 }
 
+/// A key pair that the other side may not use yet.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Unconfirmed {
+    pub(crate) since: Instant,
+    pub(crate) repeats: usize,
+}
+
 impl<S> PeerState<S> {
     pub(crate) fn new(peer: Peer, slot: PeerSlot<S>, tag: SenderTag) -> Self {
         Self {
@@ -67,6 +76,7 @@ impl<S> PeerState<S> {
             relay_told: None,
             queue: VecDeque::new(),
             attempt: None,
+            unconfirmed: None,
             interest: None,
             told: None,
             up: false,

@@ -9,9 +9,9 @@ use crate::engine::sink::Sink;
 use crate::event::{Destination, Event, PathReason, Source, Transmit};
 use crate::path::candidate::Origin;
 use crate::path::{RECENT, Way};
-use crate::peers::Attempt;
+use crate::peers::{Attempt, Unconfirmed};
 use crate::session::{
-    Handshake, Initiation, MessageKind, Session, SessionFactory, SessionIndex, TICK, receiver_index,
+    Handshake, Initiation, MessageKind, OVERHEAD, Session, SessionFactory, SessionIndex, TICK, receiver_index,
 };
 use meshd_proto::NodeId;
 use std::time::{Duration, Instant};
@@ -29,6 +29,9 @@ const RETRY_LAST: Duration = Duration::from_secs(5);
 const GIVE_UP: Duration = Duration::from_secs(90);
 /// Unanswered initiations after which a prefix's next owner is used.
 const TRIES_ALIVE: u32 = 3;
+/// Waits before the keepalive that ends a handshake is repeated.
+const CONFIRM: [Duration; 3] =
+    [Duration::from_millis(300), Duration::from_millis(900), Duration::from_millis(2500)];
 /// Initiations go to at most this many places.
 const MAX_PLACES: usize = 24;
 /// While a peer is in use we ask for its hints this often.
@@ -275,7 +278,7 @@ impl<F: SessionFactory> Engine<F> {
         let mut change = None;
         if let (Source::Udp(endpoint), Some(rtt), true) = (from, rtt, state.is_meshd()) {
             state.paths.proved_by_handshake(endpoint, rtt, now);
-            change = state.paths.select(endpoint);
+            change = state.paths.select(endpoint, now);
             self.timers.set_earlier(Timer::Path(id), now + SOON);
         }
         self.sync_path(id, change, now);
@@ -289,7 +292,40 @@ impl<F: SessionFactory> Engine<F> {
                 self.send(*to, reply.clone());
             }
         }
+        if let Some(state) = self.peers.get_mut(id) {
+            state.unconfirmed = Some(Unconfirmed { since: now, repeats: 0 });
+            self.timers.set(Timer::Confirm(id), now + CONFIRM[0]);
+        }
         self.became_ready(id, now);
+    }
+
+    /// Until the other side has heard that we got its answer, it may go on with an older key pair that
+    /// we do not have (after a restart), and wait 15 s before it notices. The one keepalive that
+    /// WireGuard sends may be lost: repeat it until something comes back.
+    pub(super) fn confirm(&mut self, id: NodeId, now: Instant) {
+        let epoch = self.epoch;
+        let Some(state) = self.peers.get_mut(id) else { return };
+        let heard = state.activity(epoch).heard;
+        let Some(unconfirmed) = state.unconfirmed.as_mut().filter(|u| heard < Some(u.since)) else {
+            state.unconfirmed = None;
+            return;
+        };
+        unconfirmed.repeats += 1;
+        match CONFIRM.get(unconfirmed.repeats) {
+            Some(wait) => self.timers.set(Timer::Confirm(id), now + *wait),
+            None => state.unconfirmed = None,
+        }
+        let mut keepalive = vec![0; OVERHEAD];
+        let sealed = {
+            let mut live = state.slot.lock();
+            live.session.as_mut().is_some_and(|s| s.seal(&[], &mut keepalive, now).is_ok())
+        };
+        if sealed {
+            let choice = state.paths.choice();
+            for to in choice.to.into_iter().chain(choice.also) {
+                self.send(to, keepalive.clone());
+            }
+        }
     }
 
     /// An authenticated WireGuard message came that way.

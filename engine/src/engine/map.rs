@@ -124,7 +124,7 @@ impl<F: SessionFactory> Engine<F> {
 
     fn remove_peer(&mut self, id: NodeId) {
         let Some(state) = self.peers.remove(id) else { return };
-        for timer in [Timer::Session(id), Timer::Handshake(id), Timer::Path(id)] {
+        for timer in [Timer::Session(id), Timer::Handshake(id), Timer::Confirm(id), Timer::Path(id)] {
             self.timers.clear(timer);
         }
         self.indexes.remove(&state.slot.index);

@@ -189,7 +189,7 @@ impl<F: SessionFactory> Engine<F> {
             self.events.push_back(Event::Pong { peer: id, via: from, rtt });
         }
         if let Source::Udp(endpoint) = from {
-            let change = state.paths.select(endpoint);
+            let change = state.paths.select(endpoint, now);
             self.sync_path(id, change, now);
             self.timers.set_earlier(Timer::Path(id), now + SOON);
         }

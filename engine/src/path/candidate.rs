@@ -58,6 +58,8 @@ pub(crate) struct Candidate {
     pub(crate) origin: Origin,
     pub(crate) standing: Standing,
     pub(crate) rtt: Option<Duration>,
+    /// The round-trip time was seen in a handshake, which may have waited for something: measure it.
+    rough: bool,
     /// When it last answered.
     pub(crate) answered: Option<Instant>,
     /// Our last pings that were not answered, newest first.
@@ -67,7 +69,7 @@ pub(crate) struct Candidate {
 impl Candidate {
     pub(crate) const fn new(endpoint: Endpoint, origin: Origin, now: Instant) -> Self {
         let standing = Standing::Trying { attempts: 0, next: now };
-        Self { endpoint, origin, standing, rtt: None, answered: None, pings: Vec::new() }
+        Self { endpoint, origin, standing, rtt: None, rough: false, answered: None, pings: Vec::new() }
     }
 
     pub(crate) const fn restart(&mut self, at: Instant) {
@@ -104,6 +106,7 @@ impl Candidate {
                     self.restart(now);
                     true
                 }
+                Some(_) if self.rough => next <= now,
                 Some(every) => {
                     self.answered.is_none_or(|at| now.saturating_duration_since(at) >= every) && next <= now
                 }
@@ -138,14 +141,22 @@ impl Candidate {
         let at = self.pings.iter().find(|(id, _)| *id == txid)?.1;
         let rtt = now.saturating_duration_since(at);
         self.pings.retain(|(_, sent)| *sent > at);
-        self.prove(rtt, now);
+        self.rtt = Some(match self.rtt {
+            Some(old) if !self.rough => (old * 3 + rtt) / 4,
+            Some(_) | None => rtt,
+        });
+        self.rough = false;
+        self.answered = Some(now);
+        self.standing = Standing::Proved { next: now + Duration::from_secs(1) };
         Some(rtt)
     }
 
-    pub(crate) fn prove(&mut self, rtt: Duration, now: Instant) {
-        self.rtt = Some(self.rtt.map_or(rtt, |old| (old * 3 + rtt) / 4));
+    /// It answered a handshake `rtt` after that was sent.
+    pub(crate) fn prove_roughly(&mut self, rtt: Duration, now: Instant) {
+        self.rough |= self.rtt.is_none();
+        self.rtt.get_or_insert(rtt);
         self.answered = Some(now);
-        self.standing = Standing::Proved { next: now + Duration::from_secs(1) };
+        self.standing = Standing::Proved { next: now };
     }
 
     /// When the newest ping without an answer was sent.

@@ -301,18 +301,23 @@ impl World {
     /// Returns how long it took.
     pub fn ping_pong(&mut self, a: NodeName, b: NodeName, limit: Duration) -> Option<Duration> {
         let begin = self.now;
+        let (mut asked, mut answered) = (BTreeSet::new(), BTreeSet::new());
+        let got = |w: &Self, id, of: &BTreeSet<u64>| {
+            w.delivered(id).iter().rev().take(200).any(|d| of.contains(&d.packet.serial))
+        };
         while self.now - begin < limit {
-            let ask = self.send(a, b, (5000, 7));
-            self.run(Duration::from_millis(100));
-            let arrived =
-                self.nodes[&b].delivered.iter().any(|d| d.packet.serial >= ask.serial.saturating_sub(20));
-            if arrived {
-                let answer = self.send(b, a, (7, 5000));
-                self.run(Duration::from_millis(100));
-                let back = |w: &Self| w.delivered(a).iter().any(|d| d.packet.serial == answer.serial);
-                if back(self) {
+            asked.insert(self.send(a, b, (5000, 7)).serial);
+            for _ in 0..10 {
+                self.run(Duration::from_millis(10));
+                if answered.is_empty() && got(self, b, &asked) {
+                    answered.insert(self.send(b, a, (7, 5000)).serial);
+                }
+                if got(self, a, &answered) {
                     return Some(self.now - begin);
                 }
+            }
+            if got(self, b, &asked) {
+                answered.insert(self.send(b, a, (7, 5000)).serial);
             }
         }
         None
