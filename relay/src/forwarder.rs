@@ -331,7 +331,7 @@ impl RelayServer {
     }
 
     /// Says to every client that the relay stops, and forgets them all. The shell drains
-    /// [`Self::poll_transmit`] afterwards; these frames are not bounded by [`MAX_PENDING`].
+    /// [`Self::poll_transmit`] afterwards; there is one frame for each client.
     pub fn stop(&mut self) {
         for (_, client) in self.clients.drain() {
             let mut payload = Vec::new();
