@@ -6,7 +6,7 @@
 //!
 //! Layout (one form only, so that the signed bytes are the sent bytes; integers little-endian):
 //! version 1 (1 byte) · network (16) · node key (32) · not after (8) · serial (8) · Ed25519 signature (64).
-//! The signature covers the label [`LABEL`] and everything before it.
+//! The signature covers the text `meshd relay permit v1` and everything before it.
 
 use crate::keys::{SigningKey, VerifyingKey};
 use crate::{NetworkId, NodeKey, UnixSeconds};
