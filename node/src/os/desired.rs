@@ -286,6 +286,15 @@ impl Desired {
         desired
     }
 
+    /// Accepted routes that are not used at all because the network is connected here. A wider route
+    /// that only leaves out what is connected inside it is not among them.
+    pub fn refused_routes(&self) -> Vec<Prefix> {
+        let refused = self.overlaps.iter().map(|o| o.accepted).filter(|p| !self.routes.contains_key(p));
+        let mut refused: Vec<Prefix> = refused.collect();
+        refused.dedup();
+        refused
+    }
+
     fn add_route(&mut self, net: IpNet, own: MeshAddrs) {
         let Ok(prefix) = Prefix::new(net.trunc()) else { return };
         let source = own.iter().find(|a| Family::of_addr(*a) == Family::of(prefix));

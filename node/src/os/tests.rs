@@ -178,6 +178,26 @@ fn a_crash_after_any_change_is_cleaned_up_byte_for_byte() {
 }
 
 #[test]
+fn a_crash_that_takes_the_interface_with_it_is_cleaned_up() {
+    in_namespace("a_crash_that_takes_the_interface_with_it_is_cleaned_up", async || {
+        make_host().await;
+        sh(DOCKER);
+        sh("ip link del mesh0");
+        let before = dump();
+        sh("ip tuntap add mesh0 mode tun");
+        let dir = tempfile::tempdir().unwrap();
+        let mut host = Host::open(dir.path()).await.unwrap();
+        host.apply(&full()).await.unwrap();
+        // The daemon is killed: its TUN goes with it, the rest stays.
+        drop(host);
+        sh("ip link del mesh0");
+        assert!(fails("ip route get 1.1.1.1"), "still nothing leaks");
+        cleanup(dir.path()).await.unwrap();
+        assert_same(&before, &dump(), "after cleanup");
+    });
+}
+
+#[test]
 fn what_was_recorded_but_never_done_is_not_undone() {
     in_namespace("what_was_recorded_but_never_done_is_not_undone", async || {
         make_host().await;

@@ -59,6 +59,7 @@ fn a_connected_network_wins_over_the_same_prefix_from_the_mesh_and_says_so() {
          `meshd set --prefer-mesh 192.168.1.0/24` reverses it"
     );
     assert_eq!(said.len(), 2);
+    assert_eq!(desired.refused_routes(), [prefix("192.168.1.0/24"), prefix("192.168.1.128/25")]);
 }
 
 #[test]
@@ -81,6 +82,7 @@ fn a_wider_accepted_route_leaves_out_what_is_connected_inside_it() {
     let desired = Desired::from(&map, &settings);
     assert!(matches!(desired.routes.get(&prefix("10.0.0.0/8")), Some(RouteKind::Mesh { .. })));
     assert_eq!(desired.routes.get(&prefix("10.1.2.0/24")), Some(&RouteKind::Throw));
+    assert_eq!(desired.refused_routes(), []);
     assert!(desired.overlaps[0].to_string().ends_with("10.1.2.0/24 stays local, the rest goes to the mesh"));
 }
 
