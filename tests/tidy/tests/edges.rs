@@ -33,7 +33,7 @@ const REQUIRED: &[(&str, &str)] = &[
     ("tun-rs", "meshd-node"),
     ("rtnetlink", "meshd-node"),
     ("tracing", "meshd-node"),
-    ("serde", "meshd-policy"),
+    ("serde", "meshd-node"),
     ("axum", "meshd-coordinator"),
 ];
 
