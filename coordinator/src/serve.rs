@@ -18,6 +18,7 @@ pub use options::ServeOptions;
 
 use crate::api::{self, Api};
 use crate::clock;
+use crate::control::Hub;
 use crate::entropy;
 use crate::service::{Actor, Founding, Service};
 use crate::store::{StateDir, Store};
@@ -40,14 +41,18 @@ const SWEEP: Duration = Duration::from_secs(20);
 /// # Errors
 /// When the state cannot be opened or a socket cannot be bound; the text says what to do.
 pub async fn run(options: ServeOptions) -> Result<()> {
+    let options = options.with_file()?;
     let service = Arc::new(open(&options).await?);
     let model = service.model();
     let listener = listen::bind(&options, &model.mesh.addresses)?;
     let port = listener.local_addr().context("the listening socket has no address")?.port();
-    let outside = outside::find(&options.public, port)?;
+    let told = if options.public.is_empty() { service.public().await? } else { options.public.clone() };
+    let outside = outside::find(&told, port)?;
     let relay = relay::start(&options, &service, &outside)?;
     let relays = relay.as_ref().map(|r| r.record.clone());
-    service.set_reachability(&Actor::System, &outside.addresses, relays.as_ref(), clock::unix_now()).await?;
+    let said = Some(options.public.as_slice()).filter(|p| !p.is_empty());
+    let now = clock::unix_now();
+    service.set_reachability(&Actor::System, &outside.addresses, said, relays.as_ref(), now).await?;
 
     let tls = tls::prepare(&options, &state_dir(&options)?, &outside)?;
     let unix = unix::bind(&options.socket)?;
@@ -55,7 +60,7 @@ pub async fn run(options: ServeOptions) -> Result<()> {
     let router = api::router(Api { service: service.clone(), metrics });
     let stop = CancellationToken::new();
     let shared = Arc::new(Shared {
-        service: service.clone(),
+        control: Hub::new(service.clone()),
         router,
         tls: tls.acceptor,
         tasks: TaskTracker::new(),
@@ -63,6 +68,7 @@ pub async fn run(options: ServeOptions) -> Result<()> {
     });
 
     let mut tasks = JoinSet::new();
+    tasks.spawn(shared.control.clone().run());
     tasks.spawn(listen::accept_loop(listener, shared.clone()));
     tasks.spawn(unix::accept_loop(unix, shared.clone()));
     tasks.spawn(maintain(service.clone(), stop.clone()));

@@ -1,8 +1,7 @@
 //! One connection: TLS or plain HTTP by its first byte, then requests, then maybe the control protocol.
 
 use crate::api::Transport;
-use crate::control;
-use crate::service::Service;
+use crate::control::Hub;
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
@@ -31,7 +30,7 @@ const CONTROL_PROTOCOL: &str = "meshd-control";
 
 /// What every connection needs.
 pub(super) struct Shared {
-    pub(super) service: Arc<Service>,
+    pub(super) control: Arc<Hub>,
     pub(super) router: Router,
     pub(super) tls: TlsAcceptor,
     pub(super) tasks: TaskTracker,
@@ -131,13 +130,13 @@ fn upgrade(
         return response;
     }
     let upgraded = hyper::upgrade::on(request);
-    let (service, stop) = (shared.service.clone(), shared.stop.clone());
+    let (hub, stop) = (shared.control.clone(), shared.stop.clone());
     shared.tasks.spawn(async move {
         let _slot = slot;
         match upgraded.await {
             Ok(io) => tokio::select! {
                 () = stop.cancelled() => {}
-                () = control::accept(TokioIo::new(io), peer, service) => {}
+                () = hub.accept(TokioIo::new(io), peer) => {}
             },
             Err(error) => tracing::debug!(%peer, %error, "control upgrade failed"),
         }
