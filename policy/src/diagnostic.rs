@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// A place in the policy text, counted from 1; columns count characters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
 pub struct Pos {
     /// Line.
     pub line: u32,
@@ -18,7 +18,8 @@ impl fmt::Display for Pos {
 }
 
 /// Whether a policy with this remark may be used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// The policy is refused.
     Error,
@@ -27,9 +28,10 @@ pub enum Severity {
 }
 
 /// One remark about a policy text: what, where and what to do.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 pub struct Diagnostic {
     /// Where.
+    #[serde(flatten)]
     pub pos: Pos,
     /// Whether the policy is refused.
     pub severity: Severity,

@@ -14,7 +14,7 @@ use std::net::IpAddr;
 pub type Question = Flow;
 
 /// The answer, with the way to it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Explanation {
     /// What the receiving node does; `None` when no node has or routes the destination.
     pub verdict: Option<Verdict>,

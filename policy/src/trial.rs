@@ -37,9 +37,10 @@ pub struct NodeFacts {
 }
 
 /// A test of the policy that does not hold.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct TestFailure {
     /// Where the destination stands in the text.
+    #[serde(flatten)]
     pub pos: Pos,
     /// What was expected and what is.
     pub message: String,

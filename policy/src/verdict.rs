@@ -35,7 +35,8 @@ pub struct Flow {
 }
 
 /// What becomes of a flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// It may enter.
     Allow {
@@ -56,7 +57,8 @@ impl Verdict {
 }
 
 /// Why a flow is dropped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, thiserror::Error, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum DenyReason {
     /// No filter was received yet.
     #[error("this node has not received its policy yet")]

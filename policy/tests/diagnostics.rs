@@ -1,6 +1,6 @@
 //! What a person reads about a policy: every message has a place and says what to do.
 
-use meshd_policy::{Diagnostic, MeshFacts, Policy};
+use meshd_policy::{DenyReason, Diagnostic, MeshFacts, Policy, Verdict};
 use meshd_proto::MeshPrefixes;
 use std::fmt::Write;
 
@@ -175,4 +175,16 @@ fn a_text_without_bounds_is_refused_and_so_is_its_report() {
     let ports = (1..=1025).map(|p| (p * 2).to_string()).collect::<Vec<_>>().join(",");
     let wide = format!(r#"{{"acls": [{{"action": "accept", "src": ["*"], "dst": ["*:{ports}"]}}]}}"#);
     assert!(first(&wide).contains("split the rule"));
+}
+
+#[test]
+fn remarks_and_verdicts_have_a_form_for_programs() {
+    let remarks = Policy::parse("{\n \"acl\": [] }").unwrap_err();
+    let json = serde_json::to_value(&remarks[0]).unwrap();
+    assert_eq!(
+        (json["line"].as_u64(), json["column"].as_u64(), json["severity"].as_str()),
+        (Some(2), Some(2), Some("error"))
+    );
+    let denied = serde_json::to_value(Verdict::Deny(DenyReason::FilterEmpty)).unwrap();
+    assert_eq!(denied, serde_json::json!({"deny": "filter_empty"}));
 }
