@@ -1,4 +1,4 @@
-//! What the host looks like now, as far as it concerns us: values only, read by [`super::read`].
+//! What the host looks like now, as far as it concerns us: values only, read by the module `read`.
 
 use super::assist::Hook;
 use super::desired::{RouteKind, Rule};
