@@ -21,6 +21,7 @@ const REJECT_AFTER: Duration = Duration::from_secs(180);
 const REKEY_ATTEMPT: Duration = Duration::from_secs(90);
 const REKEY_TIMEOUT: Duration = Duration::from_secs(5);
 const KEEPALIVE: Duration = Duration::from_secs(10);
+const PAIRS: usize = 8;
 
 /// Makes marker sessions for one node key.
 #[derive(Debug)]
@@ -57,9 +58,8 @@ impl SessionFactory for Marker {
             index,
             zero: self.zero,
             generation: 0,
+            pairs: Vec::new(),
             current: None,
-            next: None,
-            previous: None,
             sent: None,
             sent_before: None,
             last_timestamp: None,
@@ -91,10 +91,10 @@ pub struct MarkerSession {
     zero: Instant,
     /// Counts our key pairs: the lowest 8 bits of our receiver index.
     generation: u8,
-    current: Option<KeyPair>,
-    /// We answered with it; used once the peer has.
-    next: Option<KeyPair>,
-    previous: Option<KeyPair>,
+    /// The newest key pairs, newest first: as many as boringtun keeps.
+    pairs: Vec<KeyPair>,
+    /// Our index of the one to send with. One that we answered with is used once the peer has.
+    current: Option<u32>,
     /// Our initiations under way: the newest and the one before.
     sent: Option<Initiated>,
     sent_before: Option<Initiated>,
@@ -186,11 +186,13 @@ impl MarkerSession {
         }
     }
 
-    /// The pair to send with from now on. What the other side may still send with stays readable:
-    /// when both initiated at once, that is the pair we answered with.
-    fn install(&mut self, pair: KeyPair) {
-        let before = self.current.replace(pair);
-        self.previous = self.next.take().or(before);
+    fn keep(&mut self, pair: KeyPair) {
+        self.pairs.insert(0, pair);
+        self.pairs.truncate(PAIRS);
+    }
+
+    fn current(&self, now: Instant) -> Option<&KeyPair> {
+        self.pairs.iter().find(|p| Some(p.ours) == self.current && p.is_valid(now))
     }
 
     fn answer(&mut self, message: &[u8], now: Instant) -> Result<Vec<u8>, OpenError> {
@@ -205,7 +207,8 @@ impl MarkerSession {
         }
         self.last_timestamp = Some(stamp);
         let ours = self.next_index();
-        self.next = Some(self.pair(ours, theirs, false, now));
+        let pair = self.pair(ours, theirs, false, now);
+        self.keep(pair);
         let mut reply = vec![0; 92];
         reply[0] = 2;
         reply[4..8].copy_from_slice(&ours.to_le_bytes());
@@ -229,12 +232,18 @@ impl MarkerSession {
             return Err(OpenError::NoKeyPair);
         }
         let pair = self.pair(ours, theirs, true, now);
-        self.install(pair);
+        self.current = Some(pair.ours);
+        self.keep(pair);
         Ok(())
     }
 
     fn seal_with(&mut self, packet: &[u8], out: &mut [u8], now: Instant) -> Result<usize, SealError> {
-        let pair = self.current.as_mut().filter(|p| p.is_valid(now)).ok_or(SealError::NotReady)?;
+        let current = self.current;
+        let pair = self
+            .pairs
+            .iter_mut()
+            .find(|p| Some(p.ours) == current && p.is_valid(now))
+            .ok_or(SealError::NotReady)?;
         let len = packet.len() + OVERHEAD;
         let out = out.get_mut(..len).ok_or(SealError::NoRoom)?;
         out[..4].copy_from_slice(&4u32.to_le_bytes());
@@ -253,7 +262,7 @@ impl MarkerSession {
 
 impl Session for MarkerSession {
     fn is_ready(&self, now: Instant) -> bool {
-        self.current.as_ref().is_some_and(|p| p.is_valid(now))
+        self.current(now).is_some()
     }
 
     fn seal(&mut self, packet: &[u8], out: &mut [u8], now: Instant) -> Result<usize, SealError> {
@@ -270,12 +279,9 @@ impl Session for MarkerSession {
             return Err(OpenError::Malformed);
         }
         let (index, counter) = (u32_at(datagram, 4), u64::from_le_bytes(array(datagram, 8)));
-        let by_next = self.next.as_ref().is_some_and(|p| p.ours == index);
-        let pair = [&mut self.current, &mut self.next, &mut self.previous]
-            .into_iter()
-            .flatten()
-            .find(|p| p.ours == index && p.is_valid(now))
-            .ok_or(OpenError::NoKeyPair)?;
+        let current = self.current(now).map(|p| p.born);
+        let pair =
+            self.pairs.iter_mut().find(|p| p.ours == index && p.is_valid(now)).ok_or(OpenError::NoKeyPair)?;
         let (header, rest) = datagram.split_at(16);
         let (body, tag) = rest.split_at(rest.len() - 16);
         if pair.tag(header, body) != tag {
@@ -287,8 +293,8 @@ impl Session for MarkerSession {
         }
         out.copy_from_slice(body);
         out.iter_mut().for_each(|b| *b ^= 0xa5);
-        if by_next && let Some(pair) = self.next.take() {
-            self.install(pair);
+        if current.is_none_or(|born| pair.born >= born) {
+            self.current = Some(index);
         }
         self.waiting_since = None;
         if !body.is_empty() {
@@ -342,11 +348,7 @@ impl Session for MarkerSession {
 
     fn tick(&mut self, now: Instant) -> Tick {
         let age = |at: Instant| now.saturating_duration_since(at);
-        for pair in [&mut self.current, &mut self.next, &mut self.previous] {
-            if pair.as_ref().is_some_and(|p| !p.is_valid(now)) {
-                *pair = None;
-            }
-        }
+        self.pairs.retain(|p| p.is_valid(now));
         if let Some(sent) = self.sent {
             if age(sent.first) >= REKEY_ATTEMPT {
                 (self.sent, self.sent_before) = (None, None);
@@ -354,14 +356,13 @@ impl Session for MarkerSession {
                 return Tick { transmit: self.initiate(now), expired: false };
             }
         }
-        let nothing = self.current.is_none() && self.next.is_none() && self.sent.is_none();
+        let nothing = self.pairs.is_empty() && self.sent.is_none();
         if nothing {
             return Tick { transmit: None, expired: age(self.idle_since) >= REKEY_ATTEMPT };
         }
         let stale = self.waiting_since.is_some_and(|t| age(t) >= KEEPALIVE + REKEY_TIMEOUT);
         let old = self
-            .current
-            .as_ref()
+            .current(now)
             .is_some_and(|p| p.initiator && age(p.born) >= REKEY_AFTER && self.last_data_sent > Some(p.born));
         if self.sent.is_none() && (stale || old) {
             self.waiting_since = None;
@@ -377,7 +378,7 @@ impl Session for MarkerSession {
     }
 
     fn last_handshake(&self, now: Instant) -> Option<Duration> {
-        self.current.as_ref().map(|p| now.saturating_duration_since(p.born))
+        self.current(now).map(|p| now.saturating_duration_since(p.born))
     }
 }
 

@@ -55,6 +55,18 @@ fn schedule(seed: u64) {
                 world.status(*a),
                 world.status(*b)
             );
+            // Every NAT here can be crossed: a pair that goes on talking becomes direct.
+            for _ in 0..12 {
+                if !world.is_direct(*a, *b) {
+                    world.chat(*a, *b, SECOND * 10);
+                }
+            }
+            assert!(
+                world.is_direct(*a, *b),
+                "seed {seed}: nodes {a} and {b} talk but do not become direct\n{:?}\n{:?}",
+                world.status(*a),
+                world.status(*b)
+            );
         }
     }
 }
@@ -120,7 +132,7 @@ fn calm(world: &mut World, nodes: &[NodeName]) {
 fn after_any_trouble_every_allowed_pair_talks_again_and_no_other_ever_did() {
     // One seed of a failure, or all of them.
     let one = std::env::var("MESHD_SIM_SEED").ok().and_then(|s| s.parse().ok());
-    let seeds = one.map_or(1..=2000, |seed: u64| seed..=seed);
+    let seeds = one.map_or(1..=500, |seed: u64| seed..=seed);
     for seed in seeds {
         let failed = std::panic::catch_unwind(|| schedule(seed)).is_err();
         assert!(!failed, "the schedule with MESHD_SIM_SEED={seed} failed; the reason is above");
