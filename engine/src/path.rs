@@ -395,7 +395,9 @@ impl Paths {
             look.reachable = heard.map(|_| true);
             return;
         }
-        let lost = now.saturating_duration_since(*self.lost.get_or_insert(now));
+        let since = unanswered_since(self.lost, heard, now);
+        self.lost = Some(since);
+        let lost = now.saturating_duration_since(since);
         let good = matches!(self.way, Way::Direct { health: Health::Good, .. });
         let asked = self.relay_pings.first().map(|(_, at)| now.saturating_duration_since(*at));
         look.ping_relay =
@@ -447,7 +449,8 @@ impl Paths {
             }
             return None;
         }
-        let since = *self.waiting.get_or_insert(now);
+        let since = unanswered_since(self.waiting, heard, now);
+        self.waiting = Some(since);
         let waited = now.saturating_duration_since(since);
         let doubt = DOUBT_AFTER.max(rtt * 3);
         // Ask before doubting: traffic in one direction has no answers of its own.
@@ -502,6 +505,12 @@ impl Paths {
         self.reason = why;
         why
     }
+}
+
+/// Since when an answer is missing: since it was first missed, or since the last one if that came later
+/// (traffic in one direction goes on while answers come).
+fn unanswered_since(before: Option<Instant>, heard: Option<Instant>, now: Instant) -> Instant {
+    before.map_or(now, |since| heard.map_or(since, |heard| since.max(heard)))
 }
 
 pub(crate) fn is_better(new: Duration, old: Duration) -> bool {

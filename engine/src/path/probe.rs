@@ -29,8 +29,8 @@ use meshd_proto::{Endpoint, NetworkId, NodeKey, RelayId};
 use std::net::{IpAddr, SocketAddr};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-/// `mshd` as a number.
-pub const MAGIC: u32 = 0x6d73_6864;
+/// `mshd` as a number; the same as [`meshd_proto::relay::PROBE_MAGIC`].
+pub const MAGIC: u32 = meshd_proto::relay::PROBE_MAGIC;
 /// Most endpoints in one candidates frame.
 pub const MAX_CANDIDATES: usize = 16;
 /// Longest datagram that is looked at.
