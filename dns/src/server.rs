@@ -1,10 +1,10 @@
 //! The sockets: our UDP loop, and hickory-server for TCP with our lookup as its request handler.
 //!
-//! [`Names`] is what all listeners answer from; its parts are whole values that are swapped. Every
-//! listener has an [`Audience`] and, if asked to, hears one device only: a node's own listener is bound
-//! to `lo`, where nothing but this host's own questions arrives, although its address is local on
-//! every interface.
+//! [`Names`] is what all listeners answer from; its parts are whole values that are swapped. Who asks
+//! decides what is answered: this host itself gets the node's view, sources that a listener was opened
+//! for get the guest's, others get no reply.
 
+mod own;
 mod resolve;
 mod tcp;
 mod udp;
@@ -31,25 +31,33 @@ const TCP_BACKLOG: usize = 16;
 pub struct Listener {
     /// Address and port, for UDP and TCP. It need not be there yet (`IP_FREEBIND`).
     pub addr: SocketAddr,
-    /// The only device whose packets are heard.
+    /// The only device whose packets are heard. What this host sends to itself counts as received by
+    /// the interface that has the address.
     pub device: Option<String>,
-    /// Whose view is answered.
+    /// Who gets a reply.
     pub audience: Audience,
 }
 
-/// Whose view a listener answers.
+/// Who gets a reply from a listener, and from which view. Others get none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Audience {
-    /// This node's own.
-    Node,
-    /// The guest's: nothing of the mesh, the rest forwarded. Other sources get no reply.
+    /// This host itself: the node's own view.
+    Node {
+        /// Who else: the guest's view. Containers, for example, which inherit the host's resolv.conf.
+        guests: Vec<IpNet>,
+    },
+    /// Guests only: nothing of the mesh, the rest forwarded.
     Guests(Vec<IpNet>),
 }
 
 impl Listener {
     /// The node's own listener on its resolver address, for questions of this host.
     pub fn own(addr: IpAddr) -> Self {
-        Self { addr: SocketAddr::new(addr, 53), device: Some("lo".to_owned()), audience: Audience::Node }
+        Self {
+            addr: SocketAddr::new(addr, 53),
+            device: None,
+            audience: Audience::Node { guests: Vec::new() },
+        }
     }
 }
 
@@ -86,7 +94,7 @@ impl DnsServer {
             open.push((listener.audience.clone(), udp, tcp));
         }
         let addrs: Vec<_> = open.iter().filter_map(|(_, udp, _)| udp.local_addr().ok()).collect();
-        names.listening_on(addrs.clone());
+        names.listening_on(&addrs);
         let shutdown = CancellationToken::new();
         let mut tasks = JoinSet::new();
         for (audience, udp, tcp) in open {

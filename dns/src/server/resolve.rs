@@ -75,18 +75,29 @@ impl Names {
         &self.counters
     }
 
-    pub(super) fn listening_on(&self, addrs: Vec<SocketAddr>) {
-        self.listening.store(Arc::new(addrs));
+    /// Adds listeners, which are never asked as upstreams from then on.
+    pub(super) fn listening_on(&self, addrs: &[SocketAddr]) {
+        self.listening.rcu(|known| {
+            let mut known = Vec::clone(known);
+            known.extend(addrs);
+            known.sort_unstable();
+            known.dedup();
+            known
+        });
     }
 
-    /// The view for a source; `None`: no reply at all.
-    pub(super) fn view_for(&self, audience: &Audience, source: IpAddr) -> Option<Arc<View>> {
-        match audience {
-            Audience::Node => Some(self.view.load_full()),
-            Audience::Guests(nets) => {
-                nets.iter().any(|net| net.contains(&source.to_canonical())).then(|| self.guest.load_full())
-            }
-        }
+    /// The view for a source, which `is_own` knows to be this host's own or not; `None`: no reply.
+    pub(super) fn view_for(
+        &self,
+        audience: &Audience,
+        source: IpAddr,
+        is_own: impl FnOnce(IpAddr) -> bool,
+    ) -> Option<Arc<View>> {
+        let guests = match audience {
+            Audience::Node { .. } if is_own(source) => return Some(self.view.load_full()),
+            Audience::Node { guests } | Audience::Guests(guests) => guests,
+        };
+        guests.iter().any(|net| net.contains(&source)).then(|| self.guest.load_full())
     }
 
     /// Follows what [`View::decide`] decided, as far as it leads away from here.

@@ -5,6 +5,7 @@
 //! becomes SERVFAIL.
 
 use super::Audience;
+use super::own::is_own;
 use super::resolve::{Names, Outcome};
 use crate::answer::Answer;
 use crate::forward::Transport;
@@ -50,7 +51,8 @@ impl Reply {
 
 impl Handler {
     async fn reply(&self, request: &Request) -> Reply {
-        let Some(view) = self.names.view_for(&self.audience, request.src().ip()) else {
+        let source = request.src().ip();
+        let Some(view) = self.names.view_for(&self.audience, source, is_own) else {
             return Reply::bare(request, ResponseCode::Refused);
         };
         let packet = request.as_slice();

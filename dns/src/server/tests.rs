@@ -91,8 +91,7 @@ async fn rig() -> Rig {
     names.set_upstreams(vec![Upstream { addr, mark: None }]);
     let listener = Listener {
         addr: "127.0.0.1:0".parse().unwrap(),
-        device: Some("lo".into()),
-        audience: Audience::Node,
+        ..Listener::own(std::net::Ipv4Addr::LOCALHOST.into())
     };
     let server = DnsServer::spawn(&[listener], Arc::clone(&names)).unwrap();
     Rig { server, names, _upper: upper }
@@ -225,30 +224,33 @@ async fn our_own_listener_is_never_asked_as_an_upstream() {
     assert_eq!(rig.names.counters().failed.load(Ordering::Relaxed), 1, "once, not in a circle");
 }
 
-#[tokio::test]
-async fn guests_are_heard_only_from_their_prefixes_and_see_no_names() {
-    let names = Arc::new(Names::default());
+#[test]
+fn this_host_gets_its_view_guests_an_empty_one_and_strangers_nothing() {
+    let names = Names::default();
     names.set_map(&map());
-    let guests = |net: &str| Listener {
-        addr: "127.0.0.1:0".parse().unwrap(),
-        device: None,
-        audience: Audience::Guests(vec![net.parse().unwrap()]),
+    let guests = vec!["172.17.0.0/16".parse().unwrap()];
+    let knows_pi = |view: Arc<crate::View>| {
+        let name = "pi.home.internal.".parse().unwrap();
+        matches!(
+            view.decide(&name, RecordType::A, hickory_proto::rr::DNSClass::IN),
+            crate::Decision::Answer(answer) if !answer.records.is_empty()
+        )
     };
-    let server = DnsServer::spawn(&[guests("127.0.0.0/8"), guests("172.17.0.0/16")], names).unwrap();
-    let packet = question("pi.home.internal.", RecordType::A, false);
-    let reply = udp(server.addrs()[0], &packet).await.unwrap();
-    assert_eq!(reply.metadata.response_code, ResponseCode::NXDomain);
-    let silence = timeout(Duration::from_millis(200), udp(server.addrs()[1], &packet)).await;
-    assert!(silence.is_err(), "a source that nobody opened the listener for");
-    assert_eq!(tcp(server.addrs()[1], &packet).await.metadata.response_code, ResponseCode::Refused);
-    server.shutdown().await;
+    let view = |audience: &Audience, own, source: &str| {
+        names.view_for(audience, source.parse().unwrap(), |_| own).map(knows_pi)
+    };
+    let node = Audience::Node { guests: guests.clone() };
+    assert_eq!(view(&node, true, "172.17.0.1"), Some(true), "the host's own address on that bridge");
+    assert_eq!(view(&node, false, "172.17.0.2"), Some(false));
+    assert_eq!(view(&node, false, "192.168.1.77"), None);
+    assert_eq!(view(&Audience::Guests(guests), true, "172.17.0.1"), Some(false));
 }
 
 #[tokio::test]
 async fn shutdown_frees_the_ports_and_a_taken_port_is_a_named_error() {
     let rig = rig().await;
     let addr = rig.server.addrs()[0];
-    let again = || Listener { addr, device: None, audience: Audience::Node };
+    let again = || Listener { addr, ..Listener::own(addr.ip()) };
     let error = DnsServer::spawn(&[again()], Arc::clone(&rig.names)).unwrap_err();
     assert!(error.to_string().starts_with(&format!("cannot listen for names on {addr} (UDP)")), "{error}");
     rig.server.shutdown().await;

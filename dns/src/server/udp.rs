@@ -4,11 +4,12 @@
 //! recvmmsg and sendmmsg belong here, and nowhere else.
 
 use super::Audience;
+use super::own::OwnSources;
 use super::resolve::{Names, Outcome, count};
 use crate::answer::{Answer, reject};
 use crate::forward::{Transport, wire};
 use crate::query::{ClientQuery, MAX_QUERY, QueryError};
-use crate::view::Decision;
+use crate::view::{Decision, View};
 use hickory_proto::op::ResponseCode;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -31,6 +32,7 @@ pub(super) async fn serve(
     shutdown: CancellationToken,
 ) {
     let socket = Arc::new(socket);
+    let mut own = OwnSources::default();
     let mut under_way = JoinSet::new();
     // One byte more than we read, so that a longer datagram is seen to be longer.
     let mut buffer = vec![0; MAX_QUERY + 1];
@@ -43,7 +45,11 @@ pub(super) async fn serve(
         };
         for _ in 0..BURST {
             match received {
-                Ok((len, from)) => handle(&socket, &names, &audience, &mut under_way, &buffer[..len], from),
+                Ok((len, from)) => {
+                    if let Some(view) = names.view_for(&audience, from.ip(), |ip| own.contains(ip)) {
+                        handle(&socket, &names, &view, &mut under_way, &buffer[..len], from);
+                    }
+                }
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break,
                 Err(error) => {
                     tracing::debug!(%error, "receive error on a name listener");
@@ -60,12 +66,11 @@ pub(super) async fn serve(
 fn handle(
     socket: &Arc<UdpSocket>,
     names: &Arc<Names>,
-    audience: &Audience,
+    view: &View,
     under_way: &mut JoinSet<()>,
     packet: &[u8],
     from: SocketAddr,
 ) {
-    let Some(view) = names.view_for(audience, from.ip()) else { return };
     let query = match ClientQuery::parse(packet) {
         Ok(query) => query,
         Err(error) => {

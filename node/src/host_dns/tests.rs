@@ -1,7 +1,7 @@
 use super::files::{read, write};
 use super::journal::lock;
 use super::*;
-use meshd_dns::{Audience, DnsServer, Listener, Names};
+use meshd_dns::{DnsServer, Listener, Names};
 use meshd_proto::netmap::{DnsConfig, Entry, SelfNode};
 use meshd_proto::{ClassId, DnsName, MeshAddrs, MeshPrefixes, NetworkId, NetworkMap, NodeId};
 use std::fs;
@@ -28,7 +28,7 @@ impl Host {
         let names = Arc::new(Names::default());
         names.set_map(&map());
         let listener =
-            Listener { addr: (Ipv4Addr::LOCALHOST, 0).into(), device: None, audience: Audience::Node };
+            Listener { addr: (Ipv4Addr::LOCALHOST, 0).into(), ..Listener::own(Ipv4Addr::LOCALHOST.into()) };
         let server = DnsServer::spawn(&[listener], names).unwrap();
         let host =
             Self { dir: tempfile::tempdir().unwrap(), port: server.addrs()[0].port(), server: Some(server) };
