@@ -156,6 +156,16 @@ fn the_internet_is_public_unicast_also_where_a_rule_names_the_default_prefix() {
 }
 
 #[test]
+fn a_mesh_in_a_public_range_is_not_the_internet() {
+    let prefixes = MeshPrefixes { v4: "5.0.0.0/16".parse().unwrap(), ..prefixes() };
+    let rules =
+        [(RuleId(1), rule(1, &[RuleSource::AnyNode], &[RuleTarget::all(TargetAddr::Internet)]))].into();
+    let f = Filter::build(addrs(1), prefixes, [(addrs(2), ClassId(2))], &rules);
+    assert!(ask(&f, "100.71.0.2", "5.1.0.1", 6, 443).is_allowed());
+    assert!(!ask(&f, "100.71.0.2", "5.0.0.1", 6, 443).is_allowed());
+}
+
+#[test]
 fn ports_and_protocols_are_exact_and_portless_protocols_need_a_rule_for_all_ports() {
     let f = filter(&[
         rule(1, &[RuleSource::AnyNode], &[ports(ME, Some(6), 22, 22), ports(ME, None, 1000, 2000)]),
