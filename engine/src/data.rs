@@ -116,3 +116,6 @@ pub(crate) fn stamp(epoch: Instant, now: Instant) -> u64 {
 pub(crate) fn moment(epoch: Instant, stamp: u64) -> Option<Instant> {
     (stamp > 0).then(|| epoch + Duration::from_millis(stamp - 1))
 }
+
+#[cfg(test)]
+mod tests;

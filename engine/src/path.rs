@@ -189,7 +189,11 @@ impl Paths {
                 || Some(c.endpoint) == in_use
                 || matches!(c.standing, Standing::Proved { .. })
         });
-        list.iter().fold(false, |new, endpoint| self.add(*endpoint, origin, now) || new)
+        let before = self.candidates.len();
+        for endpoint in list {
+            self.add(*endpoint, origin, now);
+        }
+        self.candidates.len() > before
     }
 
     /// Adds one candidate, if there is room for its origin and family. A learned one may take the
@@ -432,7 +436,7 @@ impl Paths {
         exchange: &mut bool,
         now: Instant,
     ) -> Option<PathReason> {
-        let Some(candidate) = self.candidate(endpoint) else { return None };
+        let candidate = self.candidate(endpoint)?;
         let (rtt, asked, answered) =
             (candidate.rtt.unwrap_or_default(), candidate.asked(), candidate.answered);
         let heard = activity.received_direct.max(answered);

@@ -28,13 +28,18 @@ impl RouteTable {
         }
     }
 
-    /// The owners of the longest prefix that holds `dst`; empty: no route.
+    /// The owners of the longest prefix that holds `dst`; empty: no route. A default route holds public
+    /// unicast only: an exit node forwards nothing else (DESIGN §9), so nothing else is shown to it.
     pub fn owners(&self, dst: IpAddr) -> &[PeerRef] {
         let found = match dst {
-            IpAddr::V4(ip) => self.v4.get_lpm(&Ipv4Net::from(ip)).map(|(_, o)| o),
-            IpAddr::V6(ip) => self.v6.get_lpm(&Ipv6Net::from(ip)).map(|(_, o)| o),
+            IpAddr::V4(ip) => self.v4.get_lpm(&Ipv4Net::from(ip)).map(|(net, o)| (net.prefix_len(), o)),
+            IpAddr::V6(ip) => self.v6.get_lpm(&Ipv6Net::from(ip)).map(|(net, o)| (net.prefix_len(), o)),
         };
-        found.map_or(&[], Vec::as_slice)
+        match found {
+            Some((0, _)) if !is_public_unicast(dst) => &[],
+            Some((_, owners)) => owners,
+            None => &[],
+        }
     }
 
     /// How many prefixes there are.
