@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::net::UnixStream;
 
 /// Largest answer that is read.
-const MAX_ANSWER: usize = 64 << 20;
+const MAX_ANSWER: usize = 1 << 30;
 /// How long an answer may take; a backup of a large mesh takes the longest.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -53,6 +53,14 @@ impl Client {
     /// See [`ClientError`].
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         parse(&self.send(Method::GET, path, None).await?)
+    }
+
+    /// POST without a body, with an answer of bytes.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn fetch(&self, path: &str) -> Result<Bytes, ClientError> {
+        self.send(Method::POST, path, None).await
     }
 
     /// A request with a JSON body and a JSON answer.

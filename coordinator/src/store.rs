@@ -108,6 +108,8 @@ pub struct Batch {
     pub writes: Vec<Write>,
     /// Changes of tokens.
     pub tokens: Vec<TokenWrite>,
+    /// Settings of this coordinator alone, which no node learns.
+    pub settings: Vec<(&'static str, String)>,
     /// What the audit log says.
     pub audit: Vec<AuditDraft>,
 }
@@ -180,10 +182,23 @@ impl Store {
         for write in &batch.tokens {
             tokens::write(&mut tx, write).await?;
         }
+        for (name, value) in &batch.settings {
+            let sql = "REPLACE INTO settings (name, value) VALUES (?, ?)";
+            sqlx::query(sql).bind(*name).bind(value).execute(&mut *tx).await?;
+        }
         for entry in &batch.audit {
             audit::append(&mut tx, batch.at, entry).await?;
         }
         Ok(tx.commit().await?)
+    }
+
+    /// A setting of this coordinator alone.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn setting(&mut self, name: &'static str) -> Result<Option<String>, StoreError> {
+        let sql = "SELECT value FROM settings WHERE name = ?";
+        Ok(sqlx::query_scalar(sql).bind(name).fetch_optional(&mut self.conn).await?)
     }
 
     /// Ends the connection in order: the WAL is folded into the database file.

@@ -1,12 +1,12 @@
 //! Status, audit, backup, metrics, health.
 
-use super::views::{AuditChain, AuditView, BackupInput, StatusView, hex};
+use super::views::{AuditChain, AuditView, StatusView, hex};
 use super::{Api, Asker, Problem};
 use crate::clock;
-use crate::service::{Actor, Permission, Service};
+use crate::service::{Permission, Service};
 use crate::store::audit::ChainState;
 use axum::Json;
-use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
@@ -68,22 +68,9 @@ pub(super) async fn verify_audit(State(api): State<Api>, actor: Asker) -> Result
     }))
 }
 
-pub(super) async fn backup(
-    State(api): State<Api>,
-    actor: Asker,
-    input: Result<Json<BackupInput>, JsonRejection>,
-) -> Result<StatusCode, Problem> {
-    let Json(input) = input?;
-    // It writes a file of the coordinator's host: for who is root there anyway.
-    if actor.0 != Actor::LocalRoot {
-        return Err(Problem::new(
-            StatusCode::FORBIDDEN,
-            "a backup is written on the coordinator's host only",
-        )
-        .hint("run `meshd-coordinator backup FILE` there"));
-    }
-    api.service.backup(&actor, &input.path, clock::unix_now()).await?;
-    Ok(StatusCode::CREATED)
+pub(super) async fn backup(State(api): State<Api>, actor: Asker) -> Result<impl IntoResponse, Problem> {
+    let bytes = api.service.backup(&actor, clock::unix_now()).await?;
+    Ok(([(header::CONTENT_TYPE, "application/vnd.sqlite3"), (header::CACHE_CONTROL, "no-store")], bytes))
 }
 
 pub(super) async fn metrics(State(api): State<Api>, actor: Asker) -> Result<impl IntoResponse, Problem> {

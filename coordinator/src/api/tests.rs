@@ -1,1 +1,152 @@
+//! The router itself: who is let in on which transport, what errors look like, what is bounded.
 
+use super::*;
+use crate::clock;
+use crate::service::{ApiTokenRequest, Founding, Role};
+use crate::store::{StateDir, Store};
+use axum::body::Body;
+use axum::http::{Method, Request, StatusCode, header};
+use http_body_util::BodyExt;
+use std::net::SocketAddr;
+use tempfile::TempDir;
+use tower::ServiceExt;
+
+const ROOT: Transport = Transport::Unix { uid: 0 };
+
+async fn api() -> (TempDir, Arc<Service>, Router) {
+    let dir = tempfile::tempdir().unwrap();
+    let now = clock::unix_now();
+    let mut store = Store::open(StateDir::open(dir.path()).unwrap(), now).await.unwrap();
+    let founding =
+        Founding { name: "home".parse().unwrap(), prefix: None, in_use: Vec::new(), entropy: [[7; 32]; 5] };
+    let loaded = founding.run(&mut store, now).await.unwrap();
+    let service = Arc::new(Service::new(store, loaded, now));
+    let addresses = ["192.0.2.1:443".to_owned()];
+    service.set_reachability(&Actor::System, &addresses, None, None, now).await.unwrap();
+    let router = router(Api { service: service.clone(), metrics: None });
+    (dir, service, router)
+}
+
+async fn ask(
+    router: &Router,
+    transport: Transport,
+    method: Method,
+    path: &str,
+    bearer: Option<&str>,
+    body: &str,
+) -> (StatusCode, serde_json::Value) {
+    let mut request = Request::builder().method(method).uri(path).extension(transport);
+    if let Some(secret) = bearer {
+        request = request.header(header::AUTHORIZATION, format!("Bearer {secret}"));
+    }
+    if !body.is_empty() {
+        request = request.header(header::CONTENT_TYPE, "application/json");
+    }
+    let response = router.clone().oneshot(request.body(Body::from(body.to_owned())).unwrap()).await.unwrap();
+    let status = response.status();
+    let kind = response.headers().get(header::CONTENT_TYPE).map(|v| v.to_str().unwrap().to_owned());
+    let bytes = response.into_body().collect().await.unwrap().to_bytes();
+    if status.is_client_error() || status.is_server_error() {
+        assert_eq!(kind.as_deref(), Some("application/problem+json"), "{path}");
+    }
+    (status, serde_json::from_slice(&bytes).unwrap_or_default())
+}
+
+fn peer(ip: &str) -> SocketAddr {
+    SocketAddr::new(ip.parse().unwrap(), 1234)
+}
+
+#[tokio::test]
+async fn plain_http_from_elsewhere_gets_nothing_even_with_a_good_token() {
+    let (_dir, service, router) = api().await;
+    let request = ApiTokenRequest { name: "ci".into(), role: Role::Auditor, lifetime: 600 };
+    let secret =
+        service.create_api_token(&Actor::LocalRoot, &request, clock::unix_now()).await.unwrap().secret;
+    let get =
+        async |transport, bearer| ask(&router, transport, Method::GET, "/api/v1/nodes", bearer, "").await.0;
+    let outside = peer("198.51.100.1");
+    assert_eq!(get(Transport::Plain(outside), Some(&**secret)).await, StatusCode::FORBIDDEN);
+    assert_eq!(get(Transport::Tls(outside), Some(&**secret)).await, StatusCode::OK);
+    assert_eq!(get(Transport::Plain(peer("127.0.0.1")), Some(&**secret)).await, StatusCode::OK);
+    assert_eq!(get(Transport::Tls(outside), None).await, StatusCode::UNAUTHORIZED);
+    assert_eq!(get(Transport::Tls(outside), Some("meshapi_guess")).await, StatusCode::UNAUTHORIZED);
+    assert_eq!(get(Transport::Plain(peer("::1")), None).await, StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn the_unix_socket_is_roots_and_the_services_own() {
+    let (_dir, _service, router) = api().await;
+    let get =
+        async |uid| ask(&router, Transport::Unix { uid }, Method::GET, "/api/v1/status", None, "").await.0;
+    assert_eq!(get(0).await, StatusCode::OK);
+    assert_eq!(get(rustix::process::geteuid().as_raw()).await, StatusCode::OK);
+    assert_eq!(get(65_534).await, StatusCode::FORBIDDEN);
+}
+
+#[tokio::test]
+async fn every_page_of_the_api_asks_who_is_there() {
+    let (_dir, _service, router) = api().await;
+    let nobody = Transport::Tls(peer("198.51.100.1"));
+    for (method, path) in [
+        (Method::GET, "/api/v1/status"),
+        (Method::GET, "/api/v1/nodes"),
+        (Method::DELETE, "/api/v1/nodes/pi"),
+        (Method::POST, "/api/v1/nodes/pi/routes/approve"),
+        (Method::POST, "/api/v1/tokens"),
+        (Method::POST, "/api/v1/api-tokens"),
+        (Method::PUT, "/api/v1/policy"),
+        (Method::GET, "/api/v1/audit"),
+        (Method::POST, "/api/v1/backup"),
+        (Method::GET, "/metrics"),
+    ] {
+        assert_eq!(ask(&router, nobody, method, path, None, "").await.0, StatusCode::UNAUTHORIZED, "{path}");
+    }
+    assert_eq!(ask(&router, nobody, Method::GET, "/healthz", None, "").await.0, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn errors_say_what_happened_and_what_to_do() {
+    let (_dir, _service, router) = api().await;
+    let (status, body) = ask(&router, ROOT, Method::GET, "/api/v1/nodes/pi", None, "").await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+    assert_eq!(body["detail"], "there is no node `pi`; `meshd-coordinator nodes list` shows them");
+    let (status, body) = ask(&router, ROOT, Method::PUT, "/api/v1/policy", None, r#"{"text":"{\n 7"}"#).await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert!(body["errors"][0].as_str().unwrap().starts_with("line 2, column 2"), "{body}");
+    let (status, body) = ask(&router, ROOT, Method::POST, "/api/v1/tokens", None, r#"{"usess":1}"#).await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert!(body["detail"].as_str().unwrap().contains("usess"), "{body}");
+    let (status, body) = ask(&router, ROOT, Method::GET, "/api/v1/nothing", None, "").await;
+    assert_eq!((status, &body["hint"]), (StatusCode::NOT_FOUND, &"the API is under /api/v1".into()));
+    let (status, _) = ask(&router, ROOT, Method::POST, "/api/v1/status", None, "").await;
+    assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED);
+    let huge = format!("{{\"text\":\"{}\"}}", "x".repeat(MAX_BODY));
+    let (status, _) = ask(&router, ROOT, Method::PUT, "/api/v1/policy", None, &huge).await;
+    assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
+}
+
+#[tokio::test]
+async fn a_token_is_shown_once_and_never_listed() {
+    let (_dir, service, router) = api().await;
+    let (status, body) = ask(&router, ROOT, Method::POST, "/api/v1/tokens", None, r#"{"uses":3}"#).await;
+    assert_eq!(status, StatusCode::CREATED);
+    let token: meshd_proto::token::JoinToken = body["token"].as_str().unwrap().parse().unwrap();
+    assert_eq!(token.addresses(), ["192.0.2.1:443"]);
+    assert!(token.keys_hash.matches(&service.public_keys()));
+    let (_, list) = ask(&router, ROOT, Method::GET, "/api/v1/tokens", None, "").await;
+    assert_eq!((list[0]["uses"].as_u64(), list[0].get("token")), (Some(3), None));
+    let (_, copy) = ask(&router, ROOT, Method::GET, "/api/v1/audit", None, "").await;
+    assert!(!copy.to_string().contains("mesh_"));
+}
+
+#[tokio::test]
+async fn a_backup_holds_keys_and_is_for_the_owner_alone() {
+    let (_dir, service, router) = api().await;
+    let request = ApiTokenRequest { name: "x".into(), role: Role::Admin, lifetime: 600 };
+    let admin =
+        service.create_api_token(&Actor::LocalRoot, &request, clock::unix_now()).await.unwrap().secret;
+    let tls = Transport::Tls(peer("198.51.100.1"));
+    let refused = ask(&router, tls, Method::POST, "/api/v1/backup", Some(&admin), "").await;
+    assert_eq!(refused.0, StatusCode::FORBIDDEN);
+    assert_eq!(ask(&router, ROOT, Method::POST, "/api/v1/backup", None, "").await.0, StatusCode::OK);
+}

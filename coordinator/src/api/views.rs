@@ -467,14 +467,6 @@ pub struct AuditChain {
     pub head: String,
 }
 
-/// Where to write a backup.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct BackupInput {
-    /// A new file, with its whole path.
-    pub path: std::path::PathBuf,
-}
-
 /// The mesh at a glance.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatusView {

@@ -1,12 +1,13 @@
 //! `backup` and `restore`.
 
 use super::output::{Failure, Output};
-use crate::api::views::BackupInput;
 use crate::client::Client;
 use crate::clock;
 use crate::store::{StateDir, backup as store_backup};
 use clap::Args;
-use hyper::Method;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
 #[derive(Debug, Args)]
@@ -30,11 +31,20 @@ pub(super) struct RestoreArgs {
 }
 
 pub(super) async fn backup(args: &BackupArgs, client: &Client) -> Result<Output, Failure> {
-    let path = std::path::absolute(&args.file)
-        .map_err(|e| Failure::new(format!("{} is no usable path: {e}", args.file.display())))?;
-    client.act(Method::POST, "/api/v1/backup", &BackupInput { path: path.clone() }).await?;
-    let text = format!("{} is written; it holds the coordinator's keys", path.display());
-    Ok(Output::new(&BackupInput { path }, text))
+    let failed = |e: std::io::Error| Failure::new(format!("cannot write {}: {e}", args.file.display()));
+    // Made first: a coordinator should not be asked for its keys when they cannot be kept.
+    let mut file =
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(&args.file).map_err(failed)?;
+    let written = match client.fetch("/api/v1/backup").await {
+        Ok(bytes) => file.write_all(&bytes).and_then(|()| file.sync_all()).map_err(failed),
+        Err(e) => Err(e.into()),
+    };
+    if let Err(failure) = written {
+        let _ = std::fs::remove_file(&args.file);
+        return Err(failure);
+    }
+    let text = format!("{} is written; it holds the coordinator's keys", args.file.display());
+    Ok(Output::new(&serde_json::json!({ "path": args.file }), text))
 }
 
 pub(super) async fn restore(args: &RestoreArgs) -> Result<Output, Failure> {

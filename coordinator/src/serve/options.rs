@@ -1,16 +1,21 @@
-//! What an admin says about serving, on the command line or in `coordinator.toml`.
+//! What an admin says about serving: on the command line, else in `coordinator.toml`.
 
 use crate::model::MeshSettings;
+use anyhow::{Context, Result};
 use ipnet::Ipv4Net;
 use meshd_proto::Hostname;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+const CONFIG_FILE: &str = "/etc/meshd/coordinator.toml";
+const RELAY_PORT: u16 = 3478;
+const STUN_PORT: u16 = 3479;
 
 /// Options of `serve`. Each is also a key of the configuration file; the command line wins.
-#[derive(Clone, Debug, clap::Args)]
+#[derive(Clone, Debug, Default, clap::Args)]
 pub struct ServeOptions {
     /// Name or address where machines outside reach this coordinator, with a port when a router maps it
-    /// to another one. May be given several times.
+    /// to another one. May be given several times; it is kept until another one is given
     #[arg(long, value_name = "NAME|IP[:PORT]")]
     pub public: Vec<String>,
     /// Address and port to listen on [default: port 443, else 8443]
@@ -22,12 +27,12 @@ pub struct ServeOptions {
     /// IPv4 range of a new mesh [default: a random free /16 of 100.64.0.0/10]
     #[arg(long)]
     pub prefix: Option<Ipv4Net>,
-    /// UDP port of relay and STUN
-    #[arg(long, value_name = "PORT", default_value_t = 3478)]
-    pub relay_port: u16,
-    /// A second UDP port for STUN, which tells kinds of NAT apart; 0: none
-    #[arg(long, value_name = "PORT", default_value_t = 3479)]
-    pub stun_port: u16,
+    /// UDP port of relay and STUN [default: 3478]
+    #[arg(long, value_name = "PORT")]
+    pub relay_port: Option<u16>,
+    /// A second UDP port for STUN, which tells kinds of NAT apart; 0: none [default: 3479]
+    #[arg(long, value_name = "PORT")]
+    pub stun_port: Option<u16>,
     /// Run no relay and no STUN here
     #[arg(long)]
     pub no_relay: bool,
@@ -45,6 +50,9 @@ pub struct ServeOptions {
         env = "MESHD_COORDINATOR_STATE"
     )]
     pub state_dir: PathBuf,
+    /// Configuration file [default: /etc/meshd/coordinator.toml where it exists]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
     /// Unix socket for the command line; taken from the global option
     #[arg(skip)]
     pub socket: PathBuf,
@@ -53,18 +61,96 @@ pub struct ServeOptions {
     pub json: bool,
 }
 
+/// The configuration file. Unknown keys are refused: a typing mistake would be a wish unheard.
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+struct File {
+    public: Vec<String>,
+    listen: Option<SocketAddr>,
+    name: Option<Hostname>,
+    prefix: Option<Ipv4Net>,
+    relay_port: Option<u16>,
+    stun_port: Option<u16>,
+    no_relay: bool,
+    tls_cert: Option<PathBuf>,
+    tls_key: Option<PathBuf>,
+}
+
 pub(super) fn default_name() -> Hostname {
     Hostname::sanitized("home")
 }
 
 impl ServeOptions {
+    /// Fills from the configuration file what the command line left open.
+    pub(super) fn with_file(self) -> Result<Self> {
+        let (path, asked_for) = match &self.config {
+            Some(path) => (path.clone(), true),
+            None => (PathBuf::from(CONFIG_FILE), false),
+        };
+        match std::fs::read_to_string(&path) {
+            Ok(text) => self.with_text(&text, &path),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound && !asked_for => Ok(self),
+            Err(e) => Err(e).with_context(|| format!("cannot read {}", path.display())),
+        }
+    }
+
+    fn with_text(self, text: &str, path: &Path) -> Result<Self> {
+        let file: File = toml::from_str(text).with_context(|| format!("in {}", path.display()))?;
+        anyhow::ensure!(
+            file.tls_cert.is_some() == file.tls_key.is_some(),
+            "in {}: tls-cert and tls-key go together",
+            path.display()
+        );
+        let own_certificate = self.tls_cert.is_some();
+        Ok(Self {
+            public: if self.public.is_empty() { file.public } else { self.public },
+            listen: self.listen.or(file.listen),
+            name: self.name.or(file.name),
+            prefix: self.prefix.or(file.prefix),
+            relay_port: self.relay_port.or(file.relay_port),
+            stun_port: self.stun_port.or(file.stun_port),
+            no_relay: self.no_relay || file.no_relay,
+            tls_cert: if own_certificate { self.tls_cert } else { file.tls_cert },
+            tls_key: if own_certificate { self.tls_key } else { file.tls_key },
+            ..self
+        })
+    }
+
+    /// UDP port of relay and STUN.
+    pub(super) fn relay_port(&self) -> u16 {
+        self.relay_port.unwrap_or(RELAY_PORT)
+    }
+
+    /// The second UDP port for STUN.
+    pub(super) fn stun_port(&self) -> Option<u16> {
+        Some(self.stun_port.unwrap_or(STUN_PORT)).filter(|port| *port != 0)
+    }
+
     /// Says when an option for a new mesh comes too late.
     pub(super) fn warn_about_settled(&self, mesh: &MeshSettings) {
         if self.name.as_ref().is_some_and(|name| *name != mesh.name) {
-            tracing::warn!(mesh = %mesh.name, "--name is ignored: the mesh already has a name");
+            tracing::warn!(mesh = %mesh.name, "the name asked for is ignored: the mesh already has one");
         }
         if self.prefix.is_some_and(|prefix| prefix != mesh.prefixes.v4) {
-            tracing::warn!(prefix = %mesh.prefixes.v4, "--prefix is ignored: the mesh already has its range");
+            tracing::warn!(prefix = %mesh.prefixes.v4, "the prefix asked for is ignored: the mesh already has its range");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_wins_over_the_file_and_unknown_keys_are_refused() {
+        let path = Path::new("c.toml");
+        let options = ServeOptions { relay_port: Some(1), ..ServeOptions::default() };
+        let text = "public = [\"vpn.example.com\"]\nrelay-port = 2\nstun-port = 0\n";
+        let merged = options.clone().with_text(text, path).unwrap();
+        assert_eq!(merged.public, ["vpn.example.com"]);
+        assert_eq!((merged.relay_port(), merged.stun_port()), (1, None));
+        let error = format!("{:#}", options.clone().with_text("pubilc = []", path).unwrap_err());
+        assert!(error.contains("c.toml") && error.contains("pubilc"), "{error}");
+        assert!(options.with_text("tls-cert = \"x\"", path).is_err());
     }
 }

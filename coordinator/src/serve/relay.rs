@@ -34,9 +34,9 @@ pub(super) fn start(options: &ServeOptions, service: &Service, outside: &Outside
     }
     let keys = service.keys();
     let any = |port| [SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)), (Ipv6Addr::UNSPECIFIED, port).into()];
-    let alt_port = Some(options.stun_port).filter(|p| *p != 0);
+    let (port, alt_port) = (options.relay_port(), options.stun_port());
     let handle = RelayHandle::spawn(RelayConfig {
-        listen: any(options.relay_port).to_vec(),
+        listen: any(port).to_vec(),
         alt_port,
         key: keys.relay.clone(),
         network: service.model().network,
@@ -49,11 +49,11 @@ pub(super) fn start(options: &ServeOptions, service: &Service, outside: &Outside
         name: service.model().mesh.name.to_string(),
         key: handle.public_key(),
         hosts: outside.hosts.clone(),
-        udp_port: options.relay_port,
-        alt_udp_port: options.stun_port,
+        udp_port: port,
+        alt_udp_port: alt_port.unwrap_or(0),
         tls_port: 0,
     };
-    Ok(Some(Running { handle, record, ports: (options.relay_port, alt_port) }))
+    Ok(Some(Running { handle, record, ports: (port, alt_port) }))
 }
 
 /// Keeps the relay to those who are in the mesh: a key that leaves it is cut off at once, whatever

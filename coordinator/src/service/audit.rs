@@ -4,7 +4,6 @@ use super::{Actor, Permission, Service, ServiceError, draft};
 use crate::store::Batch;
 use crate::store::audit::{AuditEntry, ChainState};
 use meshd_proto::UnixSeconds;
-use std::path::Path;
 
 /// Most entries of one answer.
 const MAX_ENTRIES: u32 = 1000;
@@ -33,18 +32,16 @@ impl Service {
         Ok(self.lock().await?.writer.store.verify_audit().await?)
     }
 
-    /// Writes a copy of the database, keys included, to a new file of mode 0600.
+    /// A copy of the database, keys included.
     ///
     /// # Errors
-    /// When the actor may not, the file exists or cannot be written.
-    pub async fn backup(&self, actor: &Actor, path: &Path, now: UnixSeconds) -> Result<(), ServiceError> {
+    /// When the actor may not, or the state directory cannot be written.
+    pub async fn backup(&self, actor: &Actor, now: UnixSeconds) -> Result<Vec<u8>, ServiceError> {
         Self::require(actor, Permission::Backup)?;
-        if !path.is_absolute() {
-            return Err(ServiceError::Invalid("name the backup file with its whole path".to_owned()));
-        }
-        self.lock().await?.writer.store.backup(path).await?;
-        let audit = vec![draft(actor, "backup", path.display(), "")];
-        self.lock().await?.commit(Batch { at: now, audit, ..Batch::default() }).await?;
-        Ok(())
+        let mut turn = self.lock().await?;
+        let bytes = turn.writer.store.backup_bytes().await?;
+        let audit = vec![draft(actor, "backup", "", format_args!("{} bytes", bytes.len()))];
+        turn.commit(Batch { at: now, audit, ..Batch::default() }).await?;
+        Ok(bytes)
     }
 }

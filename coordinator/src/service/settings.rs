@@ -9,8 +9,21 @@ use meshd_proto::{RelayId, UnixSeconds};
 /// The relay inside the coordinator has this id; others count from 2.
 pub const EMBEDDED_RELAY: RelayId = RelayId(1);
 
+/// The setting that keeps `--public`.
+const PUBLIC: &str = "public";
+
 impl Service {
-    /// Sets the addresses in tokens and maps, and the embedded relay (`None`: there is none). Nothing happens when they are the same.
+    /// What an admin once said with `--public`; it holds until he says something else.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn public(&self) -> Result<Vec<String>, ServiceError> {
+        let saved = self.lock().await?.writer.store.setting(PUBLIC).await?;
+        Ok(saved.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default())
+    }
+
+    /// Sets the addresses in tokens and maps, what an admin said about them (`None`: nothing new), and the
+    /// embedded relay (`None`: there is none). Nothing happens when they are the same.
     ///
     /// # Errors
     /// When the actor may not, or the database fails.
@@ -18,11 +31,12 @@ impl Service {
         &self,
         actor: &Actor,
         addresses: &[String],
+        public: Option<&[String]>,
         relay: Option<&Relay>,
         now: UnixSeconds,
     ) -> Result<(), ServiceError> {
         Self::require(actor, Permission::ManageMesh)?;
-        let turn = self.lock().await?;
+        let mut turn = self.lock().await?;
         let mut writes = Vec::new();
         if turn.model.mesh.addresses != addresses {
             let mut mesh = turn.model.mesh.clone();
@@ -38,11 +52,18 @@ impl Service {
             }
             _ => {}
         }
-        if writes.is_empty() {
+        let mut settings = Vec::new();
+        if let Some(public) = public {
+            let text = serde_json::Value::from(public).to_string();
+            if turn.writer.store.setting(PUBLIC).await?.as_deref() != Some(&text) {
+                settings.push((PUBLIC, text));
+            }
+        }
+        if writes.is_empty() && settings.is_empty() {
             return Ok(());
         }
         let audit = vec![draft(actor, "mesh.addresses", &turn.model.mesh.name, addresses.join(", "))];
-        turn.commit(Batch { at: now, writes, audit, ..Batch::default() }).await?;
+        turn.commit(Batch { at: now, writes, settings, audit, ..Batch::default() }).await?;
         Ok(())
     }
 }

@@ -16,6 +16,21 @@ impl Store {
     }
 }
 
+impl Store {
+    /// The same copy as bytes, by way of a file in the state directory that is gone afterwards.
+    ///
+    /// # Errors
+    /// When the state directory cannot be written.
+    pub async fn backup_bytes(&mut self) -> Result<Vec<u8>, StoreError> {
+        let path = self.dir.path().join(".backup.db");
+        remove_database(&path)?;
+        copy(&mut self.conn, &path).await?;
+        let bytes = fs::read(&path).map_err(files::failed("cannot read", &path))?;
+        remove(&path)?;
+        Ok(bytes)
+    }
+}
+
 /// Copies the database as of now into a new private file and puts it on the disk.
 pub(super) async fn copy(conn: &mut SqliteConnection, path: &Path) -> Result<(), StoreError> {
     // Made by us first, so that it is private from its first byte; SQLite fills an empty file.

@@ -3,7 +3,7 @@
 use super::StoreError;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -56,6 +56,7 @@ impl StateDir {
             .mode(0o700)
             .create(&path)
             .map_err(failed("cannot make directory", &path))?;
+        give_to_directory_owner(&path).map_err(failed("cannot make directory", &path))?;
         Ok(path)
     }
 
@@ -98,7 +99,18 @@ pub(super) fn create_private(path: &Path) -> Result<(), StoreError> {
         .mode(0o600)
         .open(path)
         .and_then(|file| file.set_permissions(fs::Permissions::from_mode(0o600)))
+        .and_then(|()| give_to_directory_owner(path))
         .map_err(failed("cannot make", path))
+}
+
+/// Root may restore into the directory of the service's own user, who has to read the result.
+fn give_to_directory_owner(path: &Path) -> std::io::Result<()> {
+    let Some(parent) = path.parent() else { return Ok(()) };
+    let (dir, file) = (fs::metadata(parent)?, fs::metadata(path)?);
+    if !rustix::process::geteuid().is_root() || dir.uid() == file.uid() {
+        return Ok(());
+    }
+    std::os::unix::fs::chown(path, Some(dir.uid()), Some(dir.gid()))
 }
 
 /// Makes an empty private file where there must be none yet.
@@ -108,6 +120,7 @@ pub(super) fn create_new_private(path: &Path) -> Result<File, StoreError> {
         .create_new(true)
         .mode(0o600)
         .open(path)
+        .and_then(|file| give_to_directory_owner(path).map(|()| file))
         .map_err(failed("cannot make", path))
 }
 

@@ -1,1 +1,62 @@
+use super::*;
+use crate::serve::outside;
+use insta::assert_snapshot;
+use meshd_proto::{CoordinatorKey, MeshPrefixes, VerifyingKey};
 
+fn mesh() -> MeshSettings {
+    MeshSettings {
+        name: "home".parse().unwrap(),
+        domain: "home.internal".parse().unwrap(),
+        prefixes: MeshPrefixes { v4: "100.71.0.0/16".parse().unwrap(), v6: "fd7a:1:2::/48".parse().unwrap() },
+        map_lease: 1,
+        addresses: Vec::new(),
+        key: CoordinatorKey::from_bytes([1; 32]),
+        signing_key: VerifyingKey::from_bytes([2; 32]),
+        next_key: None,
+        next_signing_key: None,
+        search: Vec::new(),
+        split: Vec::new(),
+        nameservers: Vec::new(),
+        dns_ttl: 30,
+    }
+}
+
+#[test]
+fn the_first_start_says_ports_and_the_command_to_join() {
+    let (mesh, outside) = (mesh(), outside::find(&["vpn.example.com".to_owned()], 443).unwrap());
+    let facts = Facts {
+        mesh: &mesh,
+        outside: &outside,
+        port: 443,
+        udp_ports: Some((3478, Some(3479))),
+        fingerprint: "AB:CD",
+    };
+    assert_snapshot!(text(&facts, Some("mesh_AQ")), @r"
+    Mesh `home`: home.internal, 100.71.0.0/16, fd7a:1:2::/48
+    Reached at vpn.example.com:443
+
+    Open these ports to the internet:
+      TCP 443          control channel and API
+      UDP 3478, 3479   relay and STUN
+
+    Certificate of the API, SHA-256: AB:CD
+
+    Join a machine (24 hours, 10 machines):
+      sudo meshd up mesh_AQ
+    ");
+}
+
+#[test]
+fn a_private_address_is_named_with_what_to_forward() {
+    let mesh = mesh();
+    let outside = Outside {
+        addresses: vec!["10.0.0.5:443".to_owned()],
+        hosts: vec!["10.0.0.5".to_owned()],
+        reach: Reach::Private("10.0.0.5".parse().unwrap()),
+    };
+    let facts = Facts { mesh: &mesh, outside: &outside, port: 443, udp_ports: None, fingerprint: "AB" };
+    let said = text(&facts, None);
+    assert!(said.contains("forward TCP 443 to 10.0.0.5 and start it with --public"), "{said}");
+    assert!(said.contains("`meshd-coordinator token create` prints the command"), "{said}");
+    assert_eq!(json(&facts)["reachable"], false);
+}
