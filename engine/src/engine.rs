@@ -1,7 +1,7 @@
 //! The state machine: control state of one node, owned by value by one task of the host.
 //!
-//! The parts of its one `impl`: [`map`] applies maps and publishes snapshots, [`handshake`] makes and
-//! keeps sessions, [`probing`] proves paths, [`wan`] knows our own endpoints and the relays, [`report`]
+//! The parts of its one `impl`: [`map`] applies maps and publishes snapshots, [`handshake`] makes sessions,
+//! [`upkeep`] keeps them, [`probing`] proves paths, [`wan`] knows our own endpoints and the relays, [`report`]
 //! answers questions.
 //!
 //! Invariants: a path change touches no session; a map change touches no session of a peer that stays;
@@ -12,6 +12,7 @@ mod map;
 mod probing;
 mod report;
 mod sink;
+mod upkeep;
 mod wan;
 
 use crate::data::conntrack::Conntrack;

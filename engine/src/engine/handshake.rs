@@ -6,13 +6,12 @@
 use super::{Engine, SOON, Timer};
 use crate::data::{DropReason, seal_run};
 use crate::engine::sink::Sink;
-use crate::event::{Destination, Event, PathReason, Source, Transmit};
+use crate::engine::upkeep::{CONFIRM, INTEREST};
+use crate::event::{Destination, Event, Source, Transmit};
+use crate::path::Way;
 use crate::path::candidate::Origin;
-use crate::path::{RECENT, Way};
 use crate::peers::{Attempt, Unconfirmed};
-use crate::session::{
-    Handshake, Initiation, MessageKind, OVERHEAD, Session, SessionFactory, SessionIndex, TICK, receiver_index,
-};
+use crate::session::{Handshake, Initiation, Session, SessionFactory, SessionIndex, TICK, receiver_index};
 use meshd_proto::NodeId;
 use std::time::{Duration, Instant};
 
@@ -29,13 +28,8 @@ const RETRY_LAST: Duration = Duration::from_secs(5);
 const GIVE_UP: Duration = Duration::from_secs(90);
 /// Unanswered initiations after which a prefix's next owner is used.
 const TRIES_ALIVE: u32 = 3;
-/// Waits before the keepalive that ends a handshake is repeated.
-const CONFIRM: [Duration; 3] =
-    [Duration::from_millis(300), Duration::from_millis(900), Duration::from_millis(2500)];
 /// Initiations go to at most this many places.
 const MAX_PLACES: usize = 24;
-/// While a peer is in use we ask for its hints this often.
-const INTEREST: Duration = Duration::from_secs(60);
 
 impl<F: SessionFactory> Engine<F> {
     /// A packet from the host that the data threads could not send.
@@ -142,7 +136,7 @@ impl<F: SessionFactory> Engine<F> {
         }
     }
 
-    fn make_session(&mut self, id: NodeId, now: Instant) {
+    pub(super) fn make_session(&mut self, id: NodeId, now: Instant) {
         let Some(state) = self.peers.get(id) else { return };
         let mut live = state.slot.lock();
         if live.session.is_none() {
@@ -299,35 +293,6 @@ impl<F: SessionFactory> Engine<F> {
         self.became_ready(id, now);
     }
 
-    /// Until the other side has heard that we got its answer, it may go on with an older key pair that
-    /// we do not have (after a restart), and wait 15 s before it notices. The one keepalive that
-    /// WireGuard sends may be lost: repeat it until something comes back.
-    pub(super) fn confirm(&mut self, id: NodeId, now: Instant) {
-        let epoch = self.epoch;
-        let Some(state) = self.peers.get_mut(id) else { return };
-        let heard = state.activity(epoch).heard;
-        let Some(unconfirmed) = state.unconfirmed.as_mut().filter(|u| heard < Some(u.since)) else {
-            state.unconfirmed = None;
-            return;
-        };
-        unconfirmed.repeats += 1;
-        match CONFIRM.get(unconfirmed.repeats) {
-            Some(wait) => self.timers.set(Timer::Confirm(id), now + *wait),
-            None => state.unconfirmed = None,
-        }
-        let mut keepalive = vec![0; OVERHEAD];
-        let sealed = {
-            let mut live = state.slot.lock();
-            live.session.as_mut().is_some_and(|s| s.seal(&[], &mut keepalive, now).is_ok())
-        };
-        if sealed {
-            let choice = state.paths.choice();
-            for to in choice.to.into_iter().chain(choice.also) {
-                self.send(to, keepalive.clone());
-            }
-        }
-    }
-
     /// An authenticated WireGuard message came that way.
     pub(super) fn met(&mut self, id: NodeId, from: Source, now: Instant) {
         let rules_allow = match from {
@@ -398,72 +363,5 @@ impl<F: SessionFactory> Engine<F> {
                 state.enqueue(packet);
             }
         }
-    }
-
-    /// Lets a session do what its timers ask for.
-    pub(super) fn tick_session(&mut self, id: NodeId, now: Instant) {
-        let Some(state) = self.peers.get_mut(id) else { return };
-        let (tick, ready) = {
-            let mut live = state.slot.lock();
-            let Some(session) = live.session.as_mut() else { return };
-            let tick = session.tick(now);
-            let ready = session.is_ready(now) && !tick.expired;
-            if tick.expired {
-                live.session = None;
-            }
-            (tick, ready)
-        };
-        if let Some(message) = tick.transmit {
-            let choice = state.paths.choice();
-            let initiation = MessageKind::of(&message) == MessageKind::Initiation;
-            let relay = state.paths.over_relay().filter(|_| initiation);
-            let mut ways: Vec<_> = choice.to.into_iter().chain(choice.also).chain(relay).collect();
-            ways.sort_unstable();
-            ways.dedup();
-            for to in ways {
-                self.send(to, message.clone());
-            }
-        }
-        if ready {
-            self.became_ready(id, now);
-        } else {
-            self.session_lost(id, tick.expired, now);
-        }
-        if !tick.expired {
-            self.timers.set(Timer::Session(id), now + TICK);
-            self.keep_company(id, now);
-        }
-    }
-
-    fn session_lost(&mut self, id: NodeId, all_of_it: bool, now: Instant) {
-        let Some(state) = self.peers.get_mut(id) else { return };
-        if state.up {
-            state.up = false;
-            self.events.push_back(Event::PeerDown(id));
-        }
-        if all_of_it {
-            state.paths.reset();
-            state.told = None;
-            let attempting = state.attempt.is_some();
-            self.sync_path(id, Some(PathReason::Gone), now);
-            if attempting {
-                self.make_session(id, now);
-            }
-        }
-    }
-
-    /// What a peer in use needs now and then.
-    fn keep_company(&mut self, id: NodeId, now: Instant) {
-        let Some(state) = self.peers.get(id) else { return };
-        if state.activity(self.epoch).idle_for(now) >= RECENT {
-            return;
-        }
-        if state.is_meshd() {
-            self.timers.set_earlier(Timer::Path(id), now + SOON);
-        }
-        if state.activity(self.epoch).idle_for(now) < INTEREST {
-            self.show_interest(id, now);
-        }
-        self.refresh_stun(now);
     }
 }

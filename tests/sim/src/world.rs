@@ -1,12 +1,14 @@
-//! The world: virtual time, what is under way, and the rules that always hold.
+//! The world: virtual time, what is under way, and what a test may do to it.
+
+mod wire;
 
 use crate::coordinator::{Coordinator, Member, Rules, addr};
 use crate::net::{Home, Net, Place};
 use crate::node::{Delivered, NodeName, Out, SimNode, engine};
-use crate::packets::{Inner, MARK};
+use crate::packets::Inner;
 use crate::random::Random;
 use meshd_engine::status::{PathStatus, Status};
-use meshd_engine::{Destination, Event, Input, Settings, Source};
+use meshd_engine::{Event, Input, Settings, Source};
 use meshd_proto::netmap::PeerKind;
 use meshd_proto::stun::Binding;
 use meshd_proto::{Endpoint, NetworkId, NodeId, NodeSecret, Prefix, RelayId, UnixSeconds};
@@ -481,135 +483,8 @@ impl World {
             }
         }
     }
-
-    fn transmit(&mut self, id: NodeId, to: Destination, payload: Vec<u8>) {
-        self.check_ciphertext(id, &payload);
-        let (now, place) = (self.now, self.nodes[&id].place);
-        let lost = self.random.percent(self.config.loss);
-        let jitter = Duration::from_micros(self.random.below(2000));
-        match to {
-            Destination::Relay { relay, peer } => {
-                self.relayed_datagrams += 1;
-                let me = self.nodes[&id].secret.public();
-                let receiver = self.nodes.values().find(|n| n.secret.public() == peer).map(|n| n.id);
-                let works = self.relay_up && self.attached.contains(&id) && relay == RELAY;
-                if let Some(to) = receiver.filter(|r| works && !lost && self.attached.contains(r)) {
-                    let from = Source::Relay { relay, peer: me };
-                    let wait = self.config.latency + self.config.relay_latency + jitter;
-                    self.later(wait, Happening::Datagram { to, from, payload });
-                }
-            }
-            Destination::Udp(endpoint) => {
-                self.direct_datagrams += 1;
-                if self.nodes[&id].udp_blocked {
-                    return;
-                }
-                let Some(arrival) = self.net.route(place, endpoint, now) else { return };
-                if arrival.to == stun_server() {
-                    if self.config.relay && self.relay_up && !lost {
-                        let source = arrival.source;
-                        let stun = Happening::Stun { from: place, node: id, source, payload };
-                        self.later(self.config.latency + jitter, stun);
-                    }
-                    return;
-                }
-                let receiver = self.nodes.values().find(|n| n.place.local() == arrival.to).map(|n| n.id);
-                let Some(to) = receiver else { return };
-                if self.blocked.contains(&(id, to)) || self.nodes[&to].udp_blocked || (lost && !arrival.lan) {
-                    return;
-                }
-                let wait =
-                    if arrival.lan { Duration::from_micros(300) } else { self.config.latency + jitter };
-                self.later(wait, Happening::Datagram { to, from: Source::Udp(arrival.source), payload });
-            }
-        }
-    }
-
-    fn event(&mut self, id: NodeId, event: Event) {
-        match &event {
-            Event::Deliver(packet) => self.arrived(id, packet),
-            Event::Interest(about) => {
-                if let Some(member) = self.coordinator.members.get_mut(&id) {
-                    member.interest.insert(*about);
-                }
-                self.send_hint(*about, &[id]);
-            }
-            Event::EndpointsChanged(endpoints) => {
-                let endpoints = endpoints.clone();
-                self.change_member(id, |m| m.endpoints = endpoints);
-            }
-            Event::HomeRelay(relay) => {
-                let relay = *relay;
-                self.change_member(id, |m| m.home_relay = Some(relay));
-                self.attach(id);
-            }
-            Event::WantRelay(_) => self.attach(id),
-            Event::PathChanged { .. }
-            | Event::PeerUp(_)
-            | Event::PeerDown(_)
-            | Event::FlowsCut { .. }
-            | Event::Pong { .. } => {}
-        }
-        self.events.push((self.now, id, event));
-    }
-
-    fn attach(&mut self, id: NodeId) {
-        self.attached.insert(id);
-        if self.relay_up {
-            self.input_later(id, Input::RelayUp(RELAY), self.config.latency * 4);
-        }
-    }
-
-    fn change_member(&mut self, id: NodeId, change: impl FnOnce(&mut Member)) {
-        let Some(member) = self.coordinator.members.get_mut(&id) else { return };
-        change(member);
-        member.seq += 1;
-        let interested = self.coordinator.interested(id);
-        self.send_hint(id, &interested);
-    }
-
-    fn send_hint(&mut self, about: NodeId, to: &[NodeId]) {
-        let Some(hint) = self.coordinator.hint(about) else { return };
-        for id in to {
-            self.input_later(*id, Input::Hints(vec![hint.clone()]), Duration::from_millis(40));
-        }
-    }
-
-    /// A packet reached a node's host. It must have been allowed by rules in force in the last second,
-    /// or answer a packet of that host.
-    fn arrived(&mut self, id: NodeId, bytes: &[u8]) {
-        let now = self.now;
-        let Some(node) = self.nodes.get_mut(&id) else { return };
-        let Some(packet) = node.deliver(bytes, now) else {
-            panic!("seed {}: a garbled packet", self.config.seed)
-        };
-        let reply = node.sent.iter().any(|s| {
-            (s.src, s.dst, s.src_port, s.dst_port)
-                == (packet.dst, packet.src, packet.dst_port, packet.src_port)
-        });
-        let current = std::iter::once(&self.coordinator.rules);
-        let grace = Duration::from_secs(1);
-        let mut recent: Vec<&Rules> = current.collect();
-        for (i, (_, rules)) in self.recent_rules.iter().enumerate() {
-            let until = self.recent_rules.get(i + 1).map_or(now, |(at, _)| *at);
-            if now - until < grace {
-                recent.push(rules);
-            }
-        }
-        let allowed = recent.iter().any(|r| r.allows(packet.src, packet.dst, packet.dst_port));
-        assert!(
-            reply || allowed,
-            "seed {}: {packet:?} was delivered to node {id} against the policy",
-            self.config.seed
-        );
-    }
-
-    fn check_ciphertext(&self, id: NodeId, payload: &[u8]) {
-        let plain = payload.windows(MARK.len()).any(|w| w == MARK);
-        assert!(!plain, "seed {}: node {id} sent plaintext", self.config.seed);
-    }
 }
 
-fn stun_server() -> Endpoint {
+pub(crate) fn stun_server() -> Endpoint {
     Endpoint(SocketAddr::new(Ipv4Addr::new(192, 0, 2, 1).into(), 3478))
 }

@@ -1,0 +1,153 @@
+//! The look at a peer's paths: whom to ping, and whether the selected way still answers.
+
+use super::candidate::Candidate;
+use super::{
+    Activity, BUSY, DEAD_AFTER, DOUBT_AFTER, Health, LOOK_BUSY, LOOK_RECENT, PING_BUSY, PING_LOST,
+    PING_RECENT, Paths, RECENT, Way,
+};
+use crate::event::PathReason;
+use meshd_proto::Endpoint;
+use std::time::Instant;
+
+/// What is to be done after a look.
+#[derive(Debug, Default)]
+pub(crate) struct Look {
+    pub(crate) ping: Vec<Endpoint>,
+    /// Ping over the relay.
+    pub(crate) ping_relay: bool,
+    /// Whether the peer answers at all, where that is known.
+    pub(crate) reachable: Option<bool>,
+    pub(crate) change: Option<PathReason>,
+    /// The path died: exchange candidates anew.
+    pub(crate) exchange: bool,
+    pub(crate) next: Option<Instant>,
+}
+
+impl Paths {
+    /// Looks at the time: who is to be pinged, is the selected path still good?
+    pub(crate) fn look(&mut self, activity: Activity, now: Instant) -> Look {
+        let mut look = Look::default();
+        let last = activity.idle_for(now);
+        if let Way::Direct { endpoint, health } = self.way {
+            look.change = self.judge(endpoint, health, activity, &mut look.ping, &mut look.exchange, now);
+        }
+        let selected = self.selected();
+        for candidate in &mut self.candidates {
+            let is_selected = Some(candidate.endpoint) == selected;
+            let keep = match (is_selected, last) {
+                (true, l) if l < BUSY => Some(PING_BUSY),
+                (_, l) if l < RECENT => Some(PING_RECENT),
+                _ => None,
+            };
+            if candidate.due(keep, now) && !look.ping.contains(&candidate.endpoint) {
+                look.ping.push(candidate.endpoint);
+            }
+        }
+        self.watch(activity, &mut look, now);
+        look.next = self.next_look(activity, now);
+        look
+    }
+
+    /// Watches whether the peer answers on any way at all.
+    fn watch(&mut self, activity: Activity, look: &mut Look, now: Instant) {
+        let heard = activity.heard.max(self.answered);
+        if activity.sent <= heard {
+            self.lost = None;
+            look.reachable = heard.map(|_| true);
+            return;
+        }
+        let since = unanswered_since(self.lost, heard, now);
+        self.lost = Some(since);
+        let lost = now.saturating_duration_since(since);
+        let good = matches!(self.way, Way::Direct { health: Health::Good, .. });
+        let asked = self.relay_pings.first().map(|(_, at)| now.saturating_duration_since(*at));
+        look.ping_relay =
+            !good && self.relay.is_some() && lost >= DOUBT_AFTER && asked.is_none_or(|t| t >= PING_LOST);
+        if lost >= DEAD_AFTER {
+            look.reachable = Some(false);
+        }
+    }
+
+    /// When to look again.
+    pub(crate) fn next_look(&self, activity: Activity, now: Instant) -> Option<Instant> {
+        let last = activity.idle_for(now);
+        let own = match self.way {
+            Way::None => None,
+            _ if last >= RECENT => None,
+            Way::Direct { .. } if last < BUSY || self.waiting.is_some() => Some(LOOK_BUSY),
+            Way::Relay if self.lost.is_some() => Some(DOUBT_AFTER),
+            Way::Direct { .. } | Way::Relay => Some(LOOK_RECENT),
+        };
+        let own = own.map(|wait| now + wait);
+        let tries = self.candidates.iter().filter_map(Candidate::next_try);
+        tries.chain(own).min()
+    }
+
+    /// Judges the selected direct path.
+    fn judge(
+        &mut self,
+        endpoint: Endpoint,
+        health: Health,
+        activity: Activity,
+        ping: &mut Vec<Endpoint>,
+        exchange: &mut bool,
+        now: Instant,
+    ) -> Option<PathReason> {
+        let candidate = self.candidate(endpoint)?;
+        let (rtt, asked, answered) =
+            (candidate.rtt.unwrap_or_default(), candidate.asked(), candidate.answered);
+        let heard = activity.received_direct.max(answered);
+        let unanswered = activity.sent > heard || asked.is_some_and(|at| Some(at) > heard);
+        if !unanswered {
+            self.waiting = None;
+            if health == Health::Doubtful && heard.is_some() {
+                self.way = Way::Direct { endpoint, health: Health::Good };
+                return Some(self.because(PathReason::Recovered));
+            }
+            if health == Health::Good && activity.idle_for(now) >= RECENT {
+                self.way = Way::Direct { endpoint, health: Health::Idle };
+                return Some(self.because(PathReason::Idle));
+            }
+            return None;
+        }
+        let since = unanswered_since(self.waiting, heard, now);
+        self.waiting = Some(since);
+        let waited = now.saturating_duration_since(since);
+        let doubt = DOUBT_AFTER.max(rtt * 3);
+        // Ask before doubting: traffic in one direction has no answers of its own.
+        if asked.is_none_or(|at| now.saturating_duration_since(at) >= doubt * 2 / 3) && waited >= LOOK_BUSY {
+            ping.push(endpoint);
+        }
+        if waited >= DEAD_AFTER.max(rtt * 6) {
+            *exchange = true;
+            return self.give_up(endpoint, now);
+        }
+        if waited >= doubt && matches!(health, Health::Good) {
+            self.way = Way::Direct { endpoint, health: Health::Doubtful };
+            return Some(self.because(PathReason::Doubtful));
+        }
+        None
+    }
+
+    /// The selected direct path is dead: another one, else the relay, else hope.
+    fn give_up(&mut self, endpoint: Endpoint, now: Instant) -> Option<PathReason> {
+        self.waiting = None;
+        let before = self.way;
+        if let Some(candidate) = self.candidate_mut(endpoint) {
+            candidate.restart(now);
+        }
+        self.restart(now);
+        self.way = match (self.best(Some(endpoint), now), self.relay) {
+            (Some(endpoint), _) => Way::Direct { endpoint, health: Health::Unproved },
+            (None, Some(_)) => Way::Relay,
+            (None, None) => Way::Direct { endpoint, health: Health::Unproved },
+        };
+        (self.way != before).then(|| self.because(PathReason::Dead))
+    }
+}
+
+/// Since when an answer is missing: since it was first missed, or since the last one if that came later
+/// (traffic in one direction goes on while answers come).
+fn unanswered_since(before: Option<Instant>, heard: Option<Instant>, now: Instant) -> Instant {
+    before.map_or(now, |since| heard.map_or(since, |heard| since.max(heard)))
+}
