@@ -230,15 +230,13 @@ impl Membership {
     /// Which coordinator is the right one: by the map if it is of this mesh, else as stored.
     fn trust(&self, map: Option<&meshd_proto::NetworkMap>) -> crate::control::Trust {
         let of_this_mesh = map.filter(|m| m.network == self.network);
-        of_this_mesh.and_then(crate::control::Trust::from_map).unwrap_or_else(|| {
-            crate::control::Trust::Pinned {
-                keys: meshd_proto::token::CoordinatorKeys {
-                    control: self.coordinator_key,
-                    signing: self.signing_key,
-                },
-                next_control: None,
-                next_signing: None,
-            }
+        of_this_mesh.and_then(crate::control::Trust::from_map).unwrap_or(crate::control::Trust::Pinned {
+            keys: meshd_proto::token::CoordinatorKeys {
+                control: self.coordinator_key,
+                signing: self.signing_key,
+            },
+            next_control: None,
+            next_signing: None,
         })
     }
 }
@@ -253,7 +251,7 @@ impl Join {
                 signing_key: meshd_proto::VerifyingKey::from_bytes([0; 32]),
                 addresses: token.addresses().to_vec(),
             },
-            trust: crate::control::Trust::Hash(token.keys_hash.clone()),
+            trust: crate::control::Trust::Hash(token.keys_hash),
             token: Some(token.secret.clone()),
         }
     }

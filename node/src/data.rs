@@ -16,7 +16,7 @@ use arc_swap::ArcSwap;
 use meshd_engine::Source;
 use meshd_engine::data::DataSnapshot;
 use meshd_engine::session::wireguard::WireGuardSession;
-use meshd_proto::{Endpoint, NodeId};
+use meshd_proto::{Endpoint, NodeId, RelayId};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -49,6 +49,8 @@ pub enum HandUp {
         /// The frame.
         frame: Vec<u8>,
     },
+    /// Data came through a relay: it is alive.
+    RelayHeard(RelayId),
     /// A packet whose peer has no session.
     Outbound {
         /// The packet.

@@ -209,6 +209,7 @@ impl Mesh {
                 self.engine.handle_input(Input::Datagram { from, payload }, now);
             }
             HandUp::Outbound { packet } => self.engine.handle_input(Input::Outbound { packet }, now),
+            HandUp::RelayHeard(relay) => self.relays.note_received(relay, now),
             HandUp::Seen { peer, from } => self.engine.handle_input(Input::PeerSeen { peer, from }, now),
             HandUp::RelayFrame { from, frame } => {
                 if let Some((relay, addr, payload)) = self.relays.handle_frame(from, &frame, now)

@@ -80,7 +80,10 @@ impl GatewayConfig {
             }
             let transport = |l: &Listener| l.protocol == ListenerProtocol::Udp;
             if let Some(b) = config.listeners[..i].iter().find(|b| {
-                b.port == a.port && transport(b) == transport(a) && b.hostnames.is_empty() && a.hostnames.is_empty()
+                b.port == a.port
+                    && transport(b) == transport(a)
+                    && b.hostnames.is_empty()
+                    && a.hostnames.is_empty()
             }) {
                 return Err(GatewayConfigError::Conflict(b.name.clone(), a.name.clone(), a.port));
             }
@@ -98,7 +101,9 @@ mod tests {
         let ok = r#"{"generation":1,"listeners":[{"name":"web","port":443,"protocol":"tls","hostnames":["a.example"]}]}"#;
         assert_eq!(GatewayConfig::from_json(ok).unwrap().listeners.len(), 1);
         let zero = ok.replace("443", "0");
-        assert!(matches!(GatewayConfig::from_json(&zero), Err(GatewayConfigError::PortZero(n)) if n == "web"));
+        assert!(
+            matches!(GatewayConfig::from_json(&zero), Err(GatewayConfigError::PortZero(n)) if n == "web")
+        );
         assert!(GatewayConfig::from_json(r#"{"generation":1,"typo":1}"#).is_err());
     }
 }

@@ -285,6 +285,9 @@ mod tests {
     #[test]
     fn a_tag_needs_its_prefix() {
         assert!("tag:router".parse::<Tag>().is_ok());
-        assert_eq!("router".parse::<Tag>().unwrap_err().to_string(), "`router` is not a tag: write `tag:router`");
+        assert_eq!(
+            "router".parse::<Tag>().unwrap_err().to_string(),
+            "`router` is not a tag: write `tag:router`"
+        );
     }
 }

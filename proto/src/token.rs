@@ -214,7 +214,7 @@ impl FromStr for JoinToken {
             });
         }
         let length = usize::from(u16::from_be_bytes(rest.array()?));
-        if length < FIXED_BYTES + CHECKSUM_BYTES || length > limits::MAX_TOKEN_TEXT {
+        if !(FIXED_BYTES + CHECKSUM_BYTES..=limits::MAX_TOKEN_TEXT).contains(&length) {
             return Err(TokenError::Mistyped);
         }
         if raw.len() < length {

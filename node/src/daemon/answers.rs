@@ -199,7 +199,11 @@ impl Daemon {
                     return;
                 }
             }
-            while logs.follow {
+            if !logs.follow {
+                let _ = answers.send(Response::last(Tell::Done(Empty {}))).await;
+                return;
+            }
+            loop {
                 let line = tokio::select! {
                     line = live.recv() => line,
                     () = answers.closed() => return,

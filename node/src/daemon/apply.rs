@@ -97,7 +97,7 @@ impl Daemon {
             MeshEvent::Interest(nodes) => running.tell_control(Command::Interest(nodes)).await,
             MeshEvent::PeerChanged(peer) => {
                 if exit_node(&self.intent.settings, &running.map) == Some(peer) {
-                    self.apply_host().await;
+                    self.apply_host(false).await;
                 }
             }
         }
@@ -113,7 +113,7 @@ impl Daemon {
             running.resolve_relays(true);
         }
         if running.applied {
-            self.apply_host().await;
+            self.apply_host(changed.firewall).await;
         }
     }
 
@@ -131,7 +131,8 @@ impl Daemon {
             running.tell_local_endpoints().await;
         }
         running.resolve_relays(false);
-        self.apply_host().await;
+        let first = !running.applied;
+        self.apply_host(first).await;
         self.node_is_up().await;
     }
 
@@ -140,11 +141,12 @@ impl Daemon {
         let Some(running) = &mut self.running else { return };
         running.tell_control(Command::Advertise(offer(&self.intent.settings))).await;
         if running.applied {
-            self.apply_host().await;
+            self.apply_host(true).await;
         }
     }
 
-    async fn apply_host(&mut self) {
+    /// `look_for_conflicts`: read all firewalls' rules too, which costs more than the rest.
+    async fn apply_host(&mut self, look_for_conflicts: bool) {
         let Some(running) = &mut self.running else { return };
         let settings = &self.intent.settings;
         let connected = links::connected(&self.config.interface).await.unwrap_or_else(|error| {
@@ -152,25 +154,31 @@ impl Daemon {
             Vec::new()
         });
         let exit = exit_node(settings, &running.map);
+        // A chosen exit that is not in the mesh blocks as a dead one does: nothing leaks.
+        let exit_choice = match (&settings.exit_node, exit) {
+            (None, _) => None,
+            (Some(_), None) => Some(ExitChoice { node: NodeId(u64::MAX), up: false }),
+            (Some(_), Some(node)) => {
+                Some(ExitChoice { node, up: !settings.exit_fallback || running.is_reached(node).await })
+            }
+        };
         let host_settings = HostSettings {
             interface: self.config.interface.clone(),
             mtu: self.config.mtu.into(),
             udp_port: Some(running.wire.port()),
             accept_routes: settings.accept_routes,
             snat: settings.snat,
-            exit: exit.map(|node| ExitChoice { node, up: true }),
+            exit: exit_choice,
             exit_fallback: settings.exit_fallback,
             prefer_mesh: settings.prefer_mesh.iter().copied().collect(),
             firewall_assist: settings.firewall_assist,
             connected,
         };
         let desired = Desired::from(&running.map, &host_settings);
-        let refused: Vec<Prefix> =
-            desired.overlaps.iter().filter(|o| !o.mesh_wins).map(|o| o.accepted).collect();
         let engine_settings = meshd_engine::Settings {
             accept_routes: settings.accept_routes,
             exit_node: exit,
-            refused_routes: refused,
+            refused_routes: desired.refused_routes(),
             advertised: settings.advertise_routes.clone(),
         };
         running.tell_mesh(MeshCommand::Settings(engine_settings)).await;
@@ -201,7 +209,10 @@ impl Daemon {
                 });
             }
         }
-        problems.extend(find_conflicts(&running.map, &host_settings, settings).await);
+        if look_for_conflicts {
+            running.conflicts = find_conflicts(&running.map, &host_settings, settings).await;
+        }
+        problems.extend(running.conflicts.iter().cloned());
         if let (Some(name), None) = (&settings.exit_node, exit) {
             problems.push(Problem {
                 what: format!("the exit node `{name}` is not in the mesh"),
@@ -239,7 +250,7 @@ impl Daemon {
             return;
         }
         if self.running.as_ref().is_some_and(|r| r.applied) {
-            self.apply_host().await;
+            self.apply_host(true).await;
         }
     }
 

@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 /// The hidden command that the supervisor process runs.
-pub const SUPERVISE_COMMAND: &str = "supervise-dns";
+const SUPERVISE_COMMAND: &str = "supervise-dns";
 /// How long giving the host's DNS back may take.
 const RELEASE_LIMIT: Duration = Duration::from_secs(8);
 

@@ -13,12 +13,12 @@ use crate::tun::Tun;
 use crate::udp::UdpSockets;
 use meshd_proto::control::Offer;
 use meshd_proto::localapi::{Failure, Response};
-use meshd_proto::{Endpoint, Hostname, NetworkMap, NodeKey, RelayId, UnixSeconds};
+use meshd_proto::{Endpoint, Hostname, NetworkMap, NodeId, NodeKey, RelayId, UnixSeconds};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 /// Commands and events that may wait between the tasks.
@@ -73,6 +73,8 @@ pub(super) struct Running {
     pub(super) applied: bool,
     /// Conflicts and overlaps found when the host was last looked at.
     pub(super) problems: Vec<meshd_proto::localapi::Problem>,
+    /// Those of them that come from other programs on this host.
+    pub(super) conflicts: Vec<meshd_proto::localapi::Problem>,
     pub(super) endpoints: Vec<Endpoint>,
     local: Vec<Endpoint>,
     interface: IfName,
@@ -159,6 +161,7 @@ impl Running {
             link: Link { address, reason: "connecting".to_owned(), ..Link::default() },
             applied: false,
             problems: Vec::new(),
+            conflicts: Vec::new(),
             endpoints: Vec::new(),
             local: Vec::new(),
             interface: config.interface.clone(),
@@ -195,6 +198,19 @@ impl Running {
         if self.control.send(command).await.is_err() {
             tracing::debug!("the control client has ended");
         }
+    }
+
+    /// Whether there is a session with `node`; asks for one where there is none.
+    pub(super) async fn is_reached(&self, node: NodeId) -> bool {
+        let (reply, status) = oneshot::channel();
+        self.tell_mesh(MeshCommand::Status(reply)).await;
+        let reached = status.await.is_ok_and(|s| s.peers.iter().any(|p| p.id == node && p.session));
+        if !reached {
+            let (reply, _) = oneshot::channel();
+            let until = clock::now() + Duration::from_secs(3);
+            self.tell_mesh(MeshCommand::Ping { peer: node, until, reply }).await;
+        }
+        reached
     }
 
     /// Resolves the names of relays that are new or changed, or of all after a link change.

@@ -12,6 +12,10 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// How often a relay that sends data is reported alive.
+const RELAY_NOTE: Duration = Duration::from_millis(500);
 
 pub(super) struct Inbound {
     pub(super) tun: Tun,
@@ -27,6 +31,7 @@ impl Inbound {
         let mut datagrams = Slab::new();
         let mut meta = [(0, SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))); BATCH];
         let mut opened = Opened { slab: Slab::new(), ready: Vec::with_capacity(BATCH), up: &self.up };
+        let mut heard = None;
         while wait_readable(socket, stop) {
             receive(socket, &mut datagrams, &mut meta);
             let snapshot = self.snapshot.load();
@@ -35,7 +40,9 @@ impl Inbound {
                 let (len, from) = meta[i];
                 self.classify(&relays, Endpoint::canonical(from), datagrams.get(i, 0, len))
             });
-            open_run(&snapshot, batch, &mut opened, clock::now());
+            let now = clock::now();
+            open_run(&snapshot, batch, &mut opened, now);
+            self.note_relays(&relays, &meta[..datagrams.used], &mut heard, now);
             for (index, len) in opened.ready.drain(..) {
                 if self.tun.send(opened.slab.get(index, 0, len)).is_err() {
                     self.up.counters.tun_write.fetch_add(1, Ordering::Relaxed);
@@ -64,6 +71,27 @@ impl Inbound {
         }
         self.up.send(HandUp::RelayFrame { from, frame: datagram.to_vec() });
         None
+    }
+}
+
+impl Inbound {
+    /// Tells the mesh task that a relay is alive, from time to time: the relay's client must not take
+    /// it for dead while data flows.
+    fn note_relays(
+        &self,
+        relays: &RelayPeers,
+        senders: &[(usize, SocketAddr)],
+        heard: &mut Option<Instant>,
+        now: Instant,
+    ) {
+        if relays.relays.is_empty() || heard.is_some_and(|at| now < at + RELAY_NOTE) {
+            return;
+        }
+        if let Some(relay) = senders.iter().find_map(|(_, from)| relays.relay_at(Endpoint::canonical(*from)))
+        {
+            *heard = Some(now);
+            self.up.send(HandUp::RelayHeard(relay));
+        }
     }
 }
 

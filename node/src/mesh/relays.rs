@@ -57,7 +57,7 @@ impl RelayLinks {
 
     pub(super) fn set_permit(&mut self, permit: SignedPermit, now: Instant) {
         for link in self.links.values_mut() {
-            link.set_permit(permit.clone(), now);
+            link.set_permit(permit, now);
         }
         self.permit = Some(permit);
         self.connect(now);
@@ -75,6 +75,13 @@ impl RelayLinks {
     pub(super) fn note_sent(&mut self, relay: RelayId, now: Instant) {
         if let Some(link) = self.links.get_mut(&relay) {
             link.note_sent(now);
+        }
+    }
+
+    /// The data path heard from a relay.
+    pub(super) fn note_received(&mut self, relay: RelayId, now: Instant) {
+        if let Some(link) = self.links.get_mut(&relay) {
+            link.note_received(now);
         }
     }
 
@@ -133,7 +140,7 @@ impl RelayLinks {
                 && !addrs.is_empty()
             {
                 let seed = meshd_proto::keys::keyed_hash(&self.seed, "relay", &[&id.0.to_le_bytes()]);
-                let mut link = RelayClient::new(self.secret.clone(), *key, permit.clone(), addrs, seed, now);
+                let mut link = RelayClient::new(self.secret.clone(), *key, *permit, addrs, seed, now);
                 link.handle_timeout(now);
                 self.links.insert(*id, link);
             }

@@ -19,6 +19,7 @@ struct ToCoordinatorMsg {
 }
 
 #[derive(Clone, PartialEq, Oneof)]
+#[expect(clippy::large_enum_variant, reason = "lives for one decode or encode only")]
 enum UpBody {
     #[prost(message, tag = "1")]
     Hello(HelloMsg),
