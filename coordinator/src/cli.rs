@@ -50,7 +50,6 @@ struct Global {
 }
 
 #[derive(Debug, Subcommand)]
-#[expect(clippy::large_enum_variant, reason = "made once per process")]
 enum Command {
     /// Run the coordinator, with relay and STUN inside
     Serve(ServeOptions),
