@@ -135,6 +135,7 @@ impl<F: SessionFactory> Engine<F> {
             Input::Settings(settings) => self.apply_settings(settings, now),
             Input::WallClock(seconds) => self.set_wall_clock(seconds, now),
             Input::Hints(hints) => hints.into_iter().for_each(|h| self.apply_hint(h, now)),
+            Input::LinkChanged => self.link_changed(now),
             Input::LocalEndpoints(local) => self.set_local_endpoints(local, now),
             Input::RelayAddresses { relay, addrs } => self.set_relay_addresses(relay, &addrs, now),
             Input::RelayUp(relay) => self.relay_up(relay, now),

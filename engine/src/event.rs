@@ -86,6 +86,9 @@ impl Default for Settings {
 /// What happened outside.
 #[derive(Clone, Debug)]
 pub enum Input {
+    /// The link changed in a way that the local addresses do not show: another uplink behind the same
+    /// address, a resume from suspend.
+    LinkChanged,
     /// The network map, whole. Applied by comparing it with the one before.
     Map(Arc<NetworkMap>),
     /// Where peers may be reached right now.
@@ -127,7 +130,8 @@ pub enum Input {
         /// Which way it came.
         from: Source,
     },
-    /// Connect to a peer without a packet (`meshd ping`).
+    /// Connect to a peer without a packet, and ping it (`meshd ping`): [`Event::Pong`] is the answer, on
+    /// whatever way it comes first. A peer that runs plain WireGuard has no answer to give.
     Connect(NodeId),
     /// The wall clock, for the expiry of keys. Send it at start, once a minute and after a clock jump.
     WallClock(UnixSeconds),

@@ -39,8 +39,8 @@ pub(crate) struct PeerState<S> {
     pub(crate) told: Option<Instant>,
     /// A session was announced by `PeerUp`.
     pub(crate) up: bool,
-    /// Pings that a person asked for.
-    pub(crate) asked: Vec<crate::path::probe::TxId>,
+    /// When a person asked for a ping that has not been answered yet.
+    pub(crate) asking: Option<Instant>,
 }
 
 /// A handshake of ours that is under way.
@@ -80,7 +80,7 @@ impl<S> PeerState<S> {
             interest: None,
             told: None,
             up: false,
-            asked: Vec::new(),
+            asking: None,
         }
     }
 

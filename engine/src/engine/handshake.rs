@@ -62,13 +62,11 @@ impl<F: SessionFactory> Engine<F> {
         if !self.is_ready(id, now) {
             self.begin(id, now);
         }
-        let Some(state) = self.peers.get(id) else { return };
+        let Some(state) = self.peers.get_mut(id) else { return };
+        state.asking = Some(now);
         let choice = state.paths.choice();
-        let relay = state.paths.over_relay();
-        let mut ways: Vec<_> = choice.to.into_iter().chain(relay).collect();
-        ways.dedup();
-        for to in ways {
-            self.ping(id, to, true, now);
+        for to in choice.to.into_iter().chain(choice.also) {
+            self.ping(id, to, now);
         }
     }
 
@@ -339,8 +337,12 @@ impl<F: SessionFactory> Engine<F> {
             state.slot.set_alive(true);
             let (to, why) = (state.paths.choice().to, state.paths.reason);
             self.events.push_back(Event::PeerUp(id));
-            if to.is_some() {
+            let asking = state.asking.is_some();
+            if let Some(way) = to {
                 self.events.push_back(Event::PathChanged { peer: id, from: None, to, why });
+                if asking {
+                    self.ping(id, way, now);
+                }
             }
         }
         self.flush(id, now);

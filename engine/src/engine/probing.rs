@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 
 /// A peer is told our candidates at most this often, unless they changed.
 const TELL: Duration = Duration::from_secs(2);
+/// A person who asked for a ping waits no longer than this.
+const ASKING: Duration = Duration::from_secs(10);
 
 impl<F: SessionFactory> Engine<F> {
     pub(super) fn rules(&self) -> Rules<'_> {
@@ -86,14 +88,10 @@ impl<F: SessionFactory> Engine<F> {
         self.entropy.bytes()
     }
 
-    pub(super) fn ping(&mut self, id: NodeId, to: Destination, asked: bool, now: Instant) {
+    pub(super) fn ping(&mut self, id: NodeId, to: Destination, now: Instant) {
         let txid = TxId(self.entropy.bytes());
         let Some(state) = self.peers.get_mut(id).filter(|s| s.is_meshd()) else { return };
         state.paths.pinged(to, txid, now);
-        if asked {
-            state.asked.truncate(7);
-            state.asked.insert(0, txid);
-        }
         self.send_probe(id, to, txid, Content::Ping, now);
     }
 
@@ -184,8 +182,9 @@ impl<F: SessionFactory> Engine<F> {
     fn handle_pong(&mut self, id: NodeId, from: Source, txid: TxId, now: Instant) {
         let Some(state) = self.peers.get_mut(id) else { return };
         let Some(rtt) = state.paths.ponged(from, txid, now) else { return };
-        if let Some(i) = state.asked.iter().position(|t| *t == txid) {
-            state.asked.remove(i);
+        // Whatever way the first answer comes: while nothing is proved, candidates are pinged anyway.
+        let asked = state.asking.take();
+        if asked.is_some_and(|at| now.saturating_duration_since(at) < ASKING) {
             self.events.push_back(Event::Pong { peer: id, via: from, rtt });
         }
         if let Source::Udp(endpoint) = from {
@@ -206,10 +205,10 @@ impl<F: SessionFactory> Engine<F> {
         let relay = state.paths.over_relay().filter(|_| ping_relay);
         self.sync_path(id, change, now);
         for endpoint in ping {
-            self.ping(id, Destination::Udp(endpoint), false, now);
+            self.ping(id, Destination::Udp(endpoint), now);
         }
         if let Some(relay) = relay {
-            self.ping(id, relay, false, now);
+            self.ping(id, relay, now);
         }
         if exchange {
             self.show_interest(id, now);

@@ -225,3 +225,55 @@ fn a_stranger_gets_no_answer_at_all() {
     assert_eq!(drops["bad_handshake"], 1);
     assert!(drops["bad_probe"] >= 1);
 }
+
+#[test]
+fn a_ping_is_answered_although_nothing_was_known_when_it_was_asked_for() {
+    let mut pair = Pair::new([None, None], PeerKind::Meshd);
+    pair.input(0, Input::Connect(NodeId(2)));
+    let answered = |p: &Pair| p.events[0].iter().any(|e| matches!(e, Event::Pong { peer: NodeId(2), .. }));
+    assert!(pair.run(Duration::from_secs(3), answered));
+    pair.events[0].clear();
+    pair.input(0, Input::Connect(NodeId(2)));
+    assert!(pair.run(Duration::from_secs(3), answered));
+    let pongs = pair.events[0].iter().filter(|e| matches!(e, Event::Pong { .. })).count();
+    assert_eq!(pongs, 1, "one answer for one question");
+}
+
+#[test]
+fn a_plain_wireguard_device_is_answered_where_it_is_and_found_there_again() {
+    use crate::session::marker::Marker;
+    use crate::session::{Handshake, Session, SessionFactory, SessionIndex};
+    let t = now();
+    let mut node = Engine::new(EngineConfig::new(secret(1), NETWORK), Marker::new(secret(1), t), [1; 32], t);
+    node.handle_input(Input::Map(Arc::new(map(1, 2, PeerKind::PlainWireguard))), t);
+    node.handle_input(Input::LocalEndpoints(vec![endpoint(1)]), t);
+    let mut phone = Marker::new(secret(2), t).create(&secret(1).public(), SessionIndex::new(5), None, t);
+    let from = |n| Source::Udp(endpoint(n));
+    let sent = |node: &mut Engine<Marker>| std::iter::from_fn(|| node.poll_transmit()).collect::<Vec<_>>();
+    node.handle_input(Input::Datagram { from: from(20), payload: phone.initiate(t).unwrap() }, t);
+    let answer = sent(&mut node);
+    assert_eq!((answer.len(), answer[0].to), (1, from(20)), "no probes, no lists, no relay");
+    let mut keepalive = Vec::new();
+    assert_eq!(phone.handshake(&answer[0].payload, &mut keepalive, t), Ok(Handshake::Completed));
+    node.handle_input(Input::Datagram { from: from(20), payload: keepalive.remove(0) }, t);
+    // It roams: the next packet of its own comes from elsewhere.
+    let mut data = vec![0; 29 + 32];
+    phone.seal(&udp(2, 1, 1), &mut data, t).unwrap();
+    node.handle_input(Input::Datagram { from: from(21), payload: data }, t);
+    node.handle_input(Input::Outbound { packet: udp(1, 2, 1) }, t);
+    assert_eq!(sent(&mut node).iter().map(|t| t.to).collect::<Vec<_>>(), [from(21)]);
+    // Long after the session has ended it is asked where it was last.
+    let mut late = t;
+    while late < t + Duration::from_secs(600) {
+        late = node
+            .poll_timeout()
+            .unwrap_or(late + Duration::from_secs(60))
+            .max(late + Duration::from_millis(1));
+        node.handle_timeout(late);
+    }
+    sent(&mut node);
+    node.handle_input(Input::Outbound { packet: udp(1, 2, 1) }, late);
+    let asked = sent(&mut node);
+    assert_eq!((asked.len(), asked[0].to), (1, from(21)));
+    assert_eq!(MessageKind::of(&asked[0].payload), MessageKind::Initiation);
+}

@@ -85,10 +85,13 @@ impl<F: SessionFactory> Engine<F> {
             self.events.push_back(Event::PeerDown(id));
         }
         if all_of_it {
-            state.paths.reset();
-            state.told = None;
             let attempting = state.attempt.is_some();
-            self.sync_path(id, Some(PathReason::Gone), now);
+            // A plain WireGuard peer stays where it was last: there is no other way to find it.
+            if state.is_meshd() {
+                state.paths.reset();
+                state.told = None;
+                self.sync_path(id, Some(PathReason::Gone), now);
+            }
             if attempting {
                 self.make_session(id, now);
             }

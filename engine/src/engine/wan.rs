@@ -18,9 +18,18 @@ impl<F: SessionFactory> Engine<F> {
         }
         let first = self.local.is_empty();
         self.local = local;
-        if !first {
-            self.stun.forget();
+        if first {
+            self.stun.start(now);
+            self.poll_stun(now);
+            self.endpoints_changed(now);
+        } else {
+            self.link_changed(now);
         }
+    }
+
+    /// Acts on the leading edge: asks STUN again and proves every path in use again, while data goes on.
+    pub(super) fn link_changed(&mut self, now: Instant) {
+        self.stun.forget();
         self.stun.start(now);
         self.poll_stun(now);
         self.endpoints_changed(now);

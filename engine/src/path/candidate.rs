@@ -106,7 +106,7 @@ impl Candidate {
                     self.restart(now);
                     true
                 }
-                Some(_) if self.rough => next <= now,
+                _ if self.rough => next <= now,
                 Some(every) => {
                     self.answered.is_none_or(|at| now.saturating_duration_since(at) >= every) && next <= now
                 }

@@ -163,7 +163,7 @@ fn an_idle_path_asks_for_nothing_and_is_doubted_before_it_is_used_again() {
     p.set_relay(Some(RelayId(1)));
     prove(&mut p, 1, ms(20), t);
     let used = Activity { sent: Some(t), received: Some(t), received_direct: Some(t), heard: Some(t) };
-    let later = t + RECENT + ms(1);
+    let later = t + ms(20) + RECENT;
     let look = p.look(used, later);
     assert_eq!((look.change, look.next), (Some(PathReason::Idle), None));
     assert!(p.choice().also.is_some(), "the next packet goes both ways");

@@ -73,6 +73,9 @@ impl Paths {
         let last = activity.idle_for(now);
         let own = match self.way {
             Way::None => None,
+            Way::Direct { endpoint, health: Health::Good } if last >= RECENT => {
+                Some(self.idle_at(endpoint, activity, now).saturating_duration_since(now))
+            }
             _ if last >= RECENT => None,
             Way::Direct { .. } if last < BUSY || self.waiting.is_some() => Some(LOOK_BUSY),
             Way::Relay if self.lost.is_some() => Some(DOUBT_AFTER),
@@ -81,6 +84,13 @@ impl Paths {
         let own = own.map(|wait| now + wait);
         let tries = self.candidates.iter().filter_map(Candidate::next_try);
         tries.chain(own).min()
+    }
+
+    /// When a good path counts as idle: after neither data nor a proof for a while.
+    fn idle_at(&self, endpoint: Endpoint, activity: Activity, now: Instant) -> Instant {
+        let proved = self.candidate(endpoint).and_then(|c| c.answered);
+        let last = activity.sent.max(activity.received).max(proved);
+        last.map_or(now, |at| at + RECENT)
     }
 
     /// Judges the selected direct path.
@@ -104,7 +114,7 @@ impl Paths {
                 self.way = Way::Direct { endpoint, health: Health::Good };
                 return Some(self.because(PathReason::Recovered));
             }
-            if health == Health::Good && activity.idle_for(now) >= RECENT {
+            if health == Health::Good && self.idle_at(endpoint, activity, now) <= now {
                 self.way = Way::Direct { endpoint, health: Health::Idle };
                 return Some(self.because(PathReason::Idle));
             }
