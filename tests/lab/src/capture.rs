@@ -66,7 +66,7 @@ pub enum WireGuard {
     Response,
     /// Type 3, 64 bytes.
     Cookie,
-    /// Type 4: header, ciphertext in multiples of 16, tag.
+    /// Type 4: header, ciphertext, tag. The paper pads to multiples of 16, boringtun does not.
     Data,
 }
 
@@ -81,9 +81,14 @@ impl Packet {
             ([1, 0, 0, 0], 148) => Some(WireGuard::Initiation),
             ([2, 0, 0, 0], 92) => Some(WireGuard::Response),
             ([3, 0, 0, 0], 64) => Some(WireGuard::Cookie),
-            ([4, 0, 0, 0], n) if n >= 32 && n % 16 == 0 => Some(WireGuard::Data),
+            ([4, 0, 0, 0], n) if n >= 32 => Some(WireGuard::Data),
             _ => None,
         }
+    }
+
+    /// Whether this is one of meshd's sealed probes, by its first word (`docs/protocol.md`).
+    pub fn is_probe(&self) -> bool {
+        self.transport == Transport::Udp && self.payload.starts_with(b"dhsm")
     }
 
     /// Whether this is a STUN message (RFC 8489: magic cookie at byte 4).

@@ -142,7 +142,7 @@ mod tests {
             (1, 148, Some(WireGuard::Initiation)),
             (2, 92, Some(WireGuard::Response)),
             (4, 32, Some(WireGuard::Data)),
-            (4, 33, None),
+            (4, 31, None),
             (1, 147, None),
             (5, 148, None),
         ] {

@@ -17,6 +17,8 @@ pub(crate) struct Summary {
     control: usize,
     stun: usize,
     relay: usize,
+    probes: usize,
+    refusals: usize,
     neighbours: usize,
     other: Vec<String>,
     plaintext: Vec<String>,
@@ -38,6 +40,9 @@ pub(crate) fn summary(capture: &Capture, net: &SmallInternet, body: &[u8], mesh:
             Transport::Tcp if packet.is_between(home, vps) => sum.control += 1,
             Transport::Udp if packet.is_stun() && packet.is_between(home, vps) => sum.stun += 1,
             Transport::Udp if packet.is_between(home, vps) => sum.relay += 1,
+            // Also to an address of the other's LAN: it might be this very LAN.
+            Transport::Udp if packet.is_probe() => sum.probes += 1,
+            Transport::Icmp if is_refusal(packet) => sum.refusals += 1,
             Transport::Udp if packet.is_between(home, away) => match packet.wireguard() {
                 Some(WireGuard::Data) => {
                     sum.data += 1;
@@ -54,8 +59,10 @@ pub(crate) fn summary(capture: &Capture, net: &SmallInternet, body: &[u8], mesh:
 
 /// Whether a frame shows the body, the request, a name of the mesh or a packet from inside.
 fn is_plaintext(packet: &Packet, pieces: &[&[u8]], mesh: &[Ipv4Addr]) -> bool {
-    let inside = |ip: IpAddr| matches!(ip, IpAddr::V4(v4) if mesh.contains(&v4) || v4.is_private());
+    let inside = |ip: IpAddr| matches!(ip, IpAddr::V4(v4) if mesh.contains(&v4));
+    let from_a_lan = matches!(packet.source.ip(), IpAddr::V4(v4) if v4.is_private());
     packet.holds(&[b"HTTP/1.1 200", b"GET / HTTP", b"nas\x04home", b"nas.home"])
+        || from_a_lan
         || inside(packet.source.ip())
         || inside(packet.destination.ip())
         || holds_a_piece(packet, pieces)
@@ -69,6 +76,11 @@ fn holds_a_piece(packet: &Packet, pieces: &[&[u8]]) -> bool {
 fn is_neighbour_discovery(packet: &Packet) -> bool {
     // RFC 4861 and multicast listener reports (RFC 3810), which never leave the link.
     packet.source.is_ipv6() && packet.payload.first().is_some_and(|kind| matches!(kind, 130..=137 | 143))
+}
+
+/// ICMP "destination unreachable" (RFC 792) about a probe of ours, which it quotes.
+fn is_refusal(packet: &Packet) -> bool {
+    packet.payload.first() == Some(&3) && packet.holds(&[b"dhsm"])
 }
 
 fn describe(packet: &Packet) -> String {
@@ -91,6 +103,8 @@ impl Summary {
             (self.control, "TCP to and from the coordinator (control, Noise inside)".to_owned()),
             (self.stun, "STUN to and from the coordinator".to_owned()),
             (self.relay, "relay frames to and from the coordinator (WireGuard inside)".to_owned()),
+            (self.probes, "sealed probes to the other node's addresses".to_owned()),
+            (self.refusals, "ICMP: a probed address does not exist on the internet".to_owned()),
             (self.neighbours, "ARP and neighbour discovery on the link".to_owned()),
             (self.other.len(), "anything else".to_owned()),
             (self.plaintext.len(), "plaintext".to_owned()),
@@ -123,6 +137,8 @@ impl Summary {
             "control_tcp": self.control,
             "stun": self.stun,
             "relay": self.relay,
+            "probes": self.probes,
+            "icmp_about_probes": self.refusals,
             "neighbour": self.neighbours,
             "other": self.other.len(),
             "plaintext": self.plaintext.len(),
