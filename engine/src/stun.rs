@@ -150,3 +150,6 @@ impl Stun {
         self.servers.values_mut().for_each(|s| s.mapped = None);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -57,3 +57,27 @@ impl<K: Copy + Ord + Hash> Timers<K> {
         Some(key)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_timer_fires_once_at_its_last_time() {
+        #[expect(clippy::disallowed_methods, reason = "only differences count")]
+        let t = Instant::now();
+        let s = Duration::from_secs(1);
+        let mut timers = Timers::new();
+        timers.set('a', t + s);
+        timers.set('a', t + s * 3);
+        timers.set('b', t + s * 2);
+        timers.set_earlier('b', t + s * 9);
+        timers.set_earlier('c', t + s * 4);
+        timers.clear('c');
+        assert_eq!(timers.next(), Some(t + s * 2));
+        assert_eq!(timers.pop(t + s), None);
+        assert_eq!((timers.pop(t + s * 5), timers.pop(t + s * 5)), (Some('b'), Some('a')));
+        assert_eq!((timers.pop(t + s * 5), timers.next(), timers.is_set('a')), (None, None, false));
+    }
+}

@@ -249,3 +249,6 @@ fn own(map: &NetworkMap, me: &SelfNode) -> Own {
         prefixes: all.into_iter().filter(|p| !p.is_default()).collect(),
     }
 }
+
+#[cfg(test)]
+mod tests;
