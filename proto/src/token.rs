@@ -23,6 +23,8 @@ const SECRET_BYTES: usize = 16;
 const CHECKSUM_BYTES: usize = 4;
 /// version, length, network, hash, secret, number of addresses
 const FIXED_BYTES: usize = 1 + 2 + 16 + 32 + SECRET_BYTES + 1;
+/// What fits into the longest text.
+const MAX_BYTES: usize = (limits::MAX_TOKEN_TEXT - PREFIX.len()) / 4 * 3;
 
 /// A coordinator's public keys: what a node trusts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,6 +150,9 @@ pub enum TokenError {
     /// No address to reach the coordinator.
     #[error("a token needs 1 to {MAX_ADDRESSES} coordinator addresses")]
     AddressCount,
+    /// Addresses that together make a text nobody would read.
+    #[error("the coordinator addresses are too long for a token: name fewer or shorter ones")]
+    AddressesTooLong,
     /// An address that cannot be dialled.
     #[error("`{0}` is not a coordinator address: write name:port, 192.0.2.1:port or [2001:db8::1]:port")]
     BadAddress(String),
@@ -170,7 +175,8 @@ impl JoinToken {
         if let Some(bad) = addresses.iter().find(|a| !is_dialable(a)) {
             return Err(TokenError::BadAddress(bad.chars().filter(|c| !c.is_control()).take(80).collect()));
         }
-        Ok(Self { addresses, network, keys_hash, secret })
+        let token = Self { addresses, network, keys_hash, secret };
+        if token.len() > MAX_BYTES { Err(TokenError::AddressesTooLong) } else { Ok(token) }
     }
 
     /// Where the coordinator is, as `host:port`, tried in order.
@@ -178,9 +184,14 @@ impl JoinToken {
         &self.addresses
     }
 
+    /// Bytes before base64.
+    fn len(&self) -> usize {
+        FIXED_BYTES + self.addresses.iter().map(|a| 1 + a.len()).sum::<usize>() + CHECKSUM_BYTES
+    }
+
     /// The line to paste. It holds the secret: it goes to a terminal or a file of mode 0600 only.
     pub fn to_text(&self) -> Zeroizing<String> {
-        let length = FIXED_BYTES + self.addresses.iter().map(|a| 1 + a.len()).sum::<usize>() + CHECKSUM_BYTES;
+        let length = self.len();
         let mut raw = Zeroizing::new(Vec::with_capacity(length));
         raw.push(VERSION);
         raw.extend((length as u16).to_be_bytes());

@@ -83,6 +83,19 @@ fn a_token_cannot_be_made_with_an_address_that_cannot_be_dialled() {
 }
 
 #[test]
+fn addresses_that_do_not_fit_into_a_token_are_refused_when_it_is_made() {
+    let made = |labels: usize| {
+        let long = format!("{}example.com:443", "a-label-of-twenty-0.".repeat(labels));
+        let list = vec![long; MAX_ADDRESSES];
+        let (keys, secret) = (KeysHash::from_bytes([2; 32]), TokenSecret::from_bytes([3; 16]));
+        JoinToken::new(list, NetworkId::from_bytes([1; 16]), keys, secret)
+    };
+    let fits = made(8).unwrap();
+    assert_eq!(fits.to_text().parse::<JoinToken>(), Ok(fits));
+    assert_eq!(made(10), Err(TokenError::AddressesTooLong));
+}
+
+#[test]
 fn the_secret_is_not_in_the_debug_form() {
     let text = format!("{:?}", token());
     assert!(text.contains("redacted") && !text.contains("4, 4, 4"), "{text}");
