@@ -1,11 +1,11 @@
 //! The sockets: our UDP loop, and hickory-server for TCP with our lookup as its request handler.
 //!
 //! [`Names`] is what all listeners answer from; its parts are whole values that are swapped. Who asks
-//! decides what is answered: this host itself gets the node's view, sources that a listener was opened
-//! for get the guest's, others get no reply.
+//! decides what is answered: this host itself gets the node's view; its containers, and sources that a
+//! listener was opened for, get the guest's; others get no reply.
 
-mod own;
 mod resolve;
+mod source;
 mod tcp;
 mod udp;
 
@@ -41,9 +41,10 @@ pub struct Listener {
 /// Who gets a reply from a listener, and from which view. Others get none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Audience {
-    /// This host itself: the node's own view.
+    /// This host itself: the node's own view. Containers on it, which inherit its resolv.conf: the
+    /// guest's view.
     Node {
-        /// Who else: the guest's view. Containers, for example, which inherit the host's resolv.conf.
+        /// Who else: the guest's view, too.
         guests: Vec<IpNet>,
     },
     /// Guests only: nothing of the mesh, the rest forwarded.

@@ -81,6 +81,21 @@ impl View {
         &self.search
     }
 
+    /// Domains whose names must come to us from a host that can tell them apart, besides the search
+    /// domains: our reverse zones, split domains, records outside the mesh's domain.
+    pub fn routing(&self) -> Vec<DnsName> {
+        let overrides = self.overrides.iter().flat_map(Zone::owners);
+        // A wildcard's names are all those under its parent.
+        let parent = |name: &LowerName| if name.is_wildcard() { name.base_name() } else { name.clone() };
+        let names = self.zones.keys().chain(self.split.keys()).chain(overrides).map(parent);
+        let mut routing: Vec<DnsName> =
+            names.filter_map(|name| Name::from(name).to_ascii().trim_end_matches('.').parse().ok()).collect();
+        routing.retain(|name| !self.search.contains(name));
+        routing.sort_unstable();
+        routing.dedup();
+        routing
+    }
+
     /// The zone that `name` lies in, if it is one of ours.
     pub fn zone_of(&self, name: &LowerName) -> Option<&Zone> {
         let mut at = name.clone();

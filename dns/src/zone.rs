@@ -104,6 +104,11 @@ impl Zone {
         from.next().is_some_and(|(next, _)| name.zone_of(next))
     }
 
+    /// The names with records, in canonical order.
+    pub fn owners(&self) -> impl Iterator<Item = &LowerName> {
+        self.names.keys()
+    }
+
     /// How many owner names have records.
     pub fn len(&self) -> usize {
         self.names.len()

@@ -1,6 +1,7 @@
 //! What all listeners share: views, upstreams, counters, and the way from a question to its reply.
 
 use super::Audience;
+use super::source::Source;
 use crate::answer::Answer;
 use crate::forward::wire;
 use crate::forward::{Forwarder, Transport, Upstream, random_id};
@@ -86,16 +87,20 @@ impl Names {
         });
     }
 
-    /// The view for a source, which `is_own` knows to be this host's own or not; `None`: no reply.
+    /// The view for a source, of which `kind` knows who it is; `None`: no reply.
     pub(super) fn view_for(
         &self,
         audience: &Audience,
         source: IpAddr,
-        is_own: impl FnOnce(IpAddr) -> bool,
+        kind: impl FnOnce(IpAddr) -> Source,
     ) -> Option<Arc<View>> {
         let guests = match audience {
-            Audience::Node { .. } if is_own(source) => return Some(self.view.load_full()),
-            Audience::Node { guests } | Audience::Guests(guests) => guests,
+            Audience::Node { guests } => match kind(source) {
+                Source::Own => return Some(self.view.load_full()),
+                Source::Container => return Some(self.guest.load_full()),
+                Source::Stranger => guests,
+            },
+            Audience::Guests(guests) => guests,
         };
         guests.iter().any(|net| net.contains(&source)).then(|| self.guest.load_full())
     }

@@ -5,8 +5,8 @@
 //! becomes SERVFAIL.
 
 use super::Audience;
-use super::own::is_own;
 use super::resolve::{Names, Outcome};
+use super::source::kind_of;
 use crate::answer::Answer;
 use crate::forward::Transport;
 use crate::query::{ClientQuery, QueryError};
@@ -52,7 +52,7 @@ impl Reply {
 impl Handler {
     async fn reply(&self, request: &Request) -> Reply {
         let source = request.src().ip();
-        let Some(view) = self.names.view_for(&self.audience, source, is_own) else {
+        let Some(view) = self.names.view_for(&self.audience, source, kind_of) else {
             return Reply::bare(request, ResponseCode::Refused);
         };
         let packet = request.as_slice();

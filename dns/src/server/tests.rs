@@ -1,3 +1,4 @@
+use super::source::Source;
 use super::*;
 use crate::forward::Upstream;
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
@@ -236,14 +237,15 @@ fn this_host_gets_its_view_guests_an_empty_one_and_strangers_nothing() {
             crate::Decision::Answer(answer) if !answer.records.is_empty()
         )
     };
-    let view = |audience: &Audience, own, source: &str| {
-        names.view_for(audience, source.parse().unwrap(), |_| own).map(knows_pi)
+    let view = |audience: &Audience, kind, source: &str| {
+        names.view_for(audience, source.parse().unwrap(), |_| kind).map(knows_pi)
     };
     let node = Audience::Node { guests: guests.clone() };
-    assert_eq!(view(&node, true, "172.17.0.1"), Some(true), "the host's own address on that bridge");
-    assert_eq!(view(&node, false, "172.17.0.2"), Some(false));
-    assert_eq!(view(&node, false, "192.168.1.77"), None);
-    assert_eq!(view(&Audience::Guests(guests), true, "172.17.0.1"), Some(false));
+    assert_eq!(view(&node, Source::Own, "172.17.0.1"), Some(true), "the host's own address on that bridge");
+    assert_eq!(view(&node, Source::Stranger, "172.17.0.2"), Some(false));
+    assert_eq!(view(&node, Source::Container, "10.88.0.2"), Some(false));
+    assert_eq!(view(&node, Source::Stranger, "192.168.1.77"), None);
+    assert_eq!(view(&Audience::Guests(guests), Source::Own, "172.17.0.1"), Some(false));
 }
 
 #[tokio::test]

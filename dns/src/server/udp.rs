@@ -4,8 +4,8 @@
 //! recvmmsg and sendmmsg belong here, and nowhere else.
 
 use super::Audience;
-use super::own::OwnSources;
 use super::resolve::{Names, Outcome, count};
+use super::source::Sources;
 use crate::answer::{Answer, reject};
 use crate::forward::{Transport, wire};
 use crate::query::{ClientQuery, MAX_QUERY, QueryError};
@@ -32,7 +32,7 @@ pub(super) async fn serve(
     shutdown: CancellationToken,
 ) {
     let socket = Arc::new(socket);
-    let mut own = OwnSources::default();
+    let mut sources = Sources::default();
     let mut under_way = JoinSet::new();
     // One byte more than we read, so that a longer datagram is seen to be longer.
     let mut buffer = vec![0; MAX_QUERY + 1];
@@ -46,7 +46,7 @@ pub(super) async fn serve(
         for _ in 0..BURST {
             match received {
                 Ok((len, from)) => {
-                    if let Some(view) = names.view_for(&audience, from.ip(), |ip| own.contains(ip)) {
+                    if let Some(view) = names.view_for(&audience, from.ip(), |ip| sources.kind(ip)) {
                         handle(&socket, &names, &view, &mut under_way, &buffer[..len], from);
                     }
                 }

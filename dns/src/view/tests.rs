@@ -268,6 +268,26 @@ fn everything_else_is_forwarded_and_split_domains_to_their_own() {
 }
 
 #[test]
+fn a_host_that_tells_domains_apart_learns_which_are_ours() {
+    let view = view([
+        record("git.example.com", Kind::A, address("192.168.1.30")),
+        record("*.dev.example.com", Kind::A, address("192.168.1.31")),
+        record("nas.home.internal", Kind::A, address("192.168.1.10")),
+    ]);
+    let routing: Vec<_> = view.routing().iter().map(ToString::to_string).collect();
+    assert_eq!(
+        routing,
+        [
+            "2.0.0.0.1.0.0.0.a.7.d.f.ip6.arpa",
+            "71.100.in-addr.arpa",
+            "corp.test",
+            "dev.example.com",
+            "git.example.com"
+        ]
+    );
+}
+
+#[test]
 fn transfers_and_other_classes_of_our_zones_are_refused() {
     let view = view([]);
     assert_eq!(answer(&view, "home.internal.", RecordType::AXFR).code, ResponseCode::Refused);

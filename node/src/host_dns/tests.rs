@@ -24,7 +24,8 @@ struct Host {
 }
 
 impl Host {
-    async fn new() -> Self {
+    /// Inside of a runtime.
+    fn new() -> Self {
         let names = Arc::new(Names::default());
         names.set_map(&map());
         let listener =
@@ -113,7 +114,7 @@ const ACTIVE: HostDnsStatus = HostDnsStatus::Active { through: "/etc/resolv.conf
 
 #[tokio::test]
 async fn the_file_is_switched_and_comes_back_byte_for_byte() {
-    let host = Host::new().await;
+    let host = Host::new();
     let before = host.content();
     let (mut lease, handles) = host.lease().await;
     assert_eq!(lease.previous_resolvers(), ["192.168.1.1:53".parse::<SocketAddr>().unwrap()]);
@@ -138,7 +139,7 @@ async fn the_file_is_switched_and_comes_back_byte_for_byte() {
 async fn a_kill_at_any_step_leaves_something_that_restore_undoes() {
     // The steps of a switch: journal, the new file beside, the rename; and the restore's own.
     for step in 0..6 {
-        let host = Host::new().await;
+        let host = Host::new();
         let before = host.content();
         let (mut lease, _handles) = host.lease().await;
         lease.converge(&desired()).await.unwrap();
@@ -166,7 +167,7 @@ async fn a_kill_at_any_step_leaves_something_that_restore_undoes() {
 
 #[tokio::test]
 async fn a_file_that_was_missing_is_removed_again() {
-    let host = Host::new().await;
+    let host = Host::new();
     fs::remove_file(host.resolv_conf()).unwrap();
     let (mut lease, _handles) = host.lease().await;
     assert_eq!(lease.converge(&desired()).await.unwrap(), ACTIVE);
@@ -177,7 +178,7 @@ async fn a_file_that_was_missing_is_removed_again() {
 
 #[tokio::test]
 async fn a_resolver_that_does_not_answer_is_not_switched_to() {
-    let mut host = Host::new().await;
+    let mut host = Host::new();
     host.server.take().unwrap().shutdown().await;
     let before = host.content();
     let (mut lease, _handles) = host.lease().await;
@@ -189,7 +190,7 @@ async fn a_resolver_that_does_not_answer_is_not_switched_to() {
 
 #[tokio::test]
 async fn a_resolver_that_answers_something_else_is_not_switched_to() {
-    let host = Host::new().await;
+    let host = Host::new();
     let (mut lease, _handles) = host.lease().await;
     let other =
         DnsDesired { probe: ("pi.home.internal".parse().unwrap(), [100, 71, 0, 9].into()), ..desired() };
@@ -199,7 +200,7 @@ async fn a_resolver_that_answers_something_else_is_not_switched_to() {
 
 #[tokio::test]
 async fn what_dhclient_writes_is_kept_as_upstream_and_as_what_comes_back() {
-    let host = Host::new().await;
+    let host = Host::new();
     let (mut lease, handles) = host.lease().await;
     lease.converge(&desired()).await.unwrap();
     let renewed = "search other.lan\nnameserver 10.9.9.9\n";
@@ -214,7 +215,7 @@ async fn what_dhclient_writes_is_kept_as_upstream_and_as_what_comes_back() {
 
 #[tokio::test]
 async fn what_somebody_wrote_after_a_kill_is_left_alone() {
-    let host = Host::new().await;
+    let host = Host::new();
     let (mut lease, _handles) = host.lease().await;
     lease.converge(&desired()).await.unwrap();
     drop(lease);
@@ -227,7 +228,7 @@ async fn what_somebody_wrote_after_a_kill_is_left_alone() {
 
 #[tokio::test]
 async fn a_link_of_somebody_else_is_names_only_and_says_what_to_do() {
-    let host = Host::new().await;
+    let host = Host::new();
     let target = host.root().join("run/resolvconf/resolv.conf");
     fs::create_dir_all(target.parent().unwrap()).unwrap();
     fs::write(&target, "nameserver 10.1.1.1\n").unwrap();
@@ -243,7 +244,7 @@ async fn a_link_of_somebody_else_is_names_only_and_says_what_to_do() {
 
 #[tokio::test]
 async fn a_link_that_takes_the_files_place_is_not_undone() {
-    let host = Host::new().await;
+    let host = Host::new();
     let (mut lease, _handles) = host.lease().await;
     lease.converge(&desired()).await.unwrap();
     let link = Content::Symlink { target: "/run/NetworkManager/resolv.conf".into() };
@@ -257,7 +258,7 @@ async fn a_link_that_takes_the_files_place_is_not_undone() {
 
 #[tokio::test]
 async fn a_lost_journal_is_made_up_for_by_the_file_itself() {
-    let host = Host::new().await;
+    let host = Host::new();
     fs::write(host.resolv_conf(), "nameserver 192.168.1.1\nsearch lan\n").unwrap();
     let (mut lease, _handles) = host.lease().await;
     lease.converge(&desired()).await.unwrap();
@@ -272,7 +273,7 @@ async fn a_lost_journal_is_made_up_for_by_the_file_itself() {
 
 #[tokio::test]
 async fn the_next_start_puts_back_what_a_killed_run_left() {
-    let host = Host::new().await;
+    let host = Host::new();
     let before = host.content();
     let (mut lease, _handles) = host.lease().await;
     lease.converge(&desired()).await.unwrap();
@@ -284,7 +285,7 @@ async fn the_next_start_puts_back_what_a_killed_run_left() {
 
 #[tokio::test]
 async fn a_running_lease_repairs_the_file_and_gives_it_back_at_the_end() {
-    let host = Host::new().await;
+    let host = Host::new();
     let (lease, mut handles) = host.lease().await;
     let (want, wanted) = watch::channel(Some(desired()));
     let end = CancellationToken::new();
@@ -320,7 +321,7 @@ async fn a_running_lease_repairs_the_file_and_gives_it_back_at_the_end() {
 #[test]
 fn the_supervisor_restores_its_own_run_when_the_pipe_ends() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let host = runtime.block_on(Host::new());
+    let host = runtime.block_on(async { Host::new() });
     let before = host.content();
     runtime.block_on(async { host.lease().await.0.converge(&desired()).await.unwrap() });
     let end_of = |lease: &'static str| {
@@ -340,7 +341,7 @@ fn the_supervisor_restores_its_own_run_when_the_pipe_ends() {
 
 #[tokio::test]
 async fn two_who_restore_do_not_get_in_each_others_way() {
-    let host = Host::new().await;
+    let host = Host::new();
     let before = host.content();
     let (mut lease, _handles) = host.lease().await;
     lease.converge(&desired()).await.unwrap();
@@ -357,7 +358,7 @@ async fn two_who_restore_do_not_get_in_each_others_way() {
 
 #[tokio::test]
 async fn a_damaged_journal_is_reported_and_nothing_is_changed() {
-    let host = Host::new().await;
+    let host = Host::new();
     fs::create_dir_all(host.state()).unwrap();
     fs::write(host.state().join("host-dns.json"), "{").unwrap();
     let error = restore(&host.state()).await.unwrap_err().to_string();

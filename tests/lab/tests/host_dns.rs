@@ -5,6 +5,7 @@
 //! environment. What needs a host of its own runs in private mount, network and process namespaces,
 //! with an overlay over /etc and an empty /run: the machine's own files are never touched.
 //! Debian packages are fetched with `apt-get download` and unpacked beside the build, not installed.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use meshd_dns::{DnsServer, Listener, Names, Upstream};
 use meshd_node::host_dns::{DnsDesired, HostDns, HostDnsStatus, MARK, Place, Supervisor, restore, supervise};
@@ -37,8 +38,7 @@ fn a_plain_file_is_as_before_after_a_hundred_sigkills() {
     fs::write(&conf, b"# ours to keep: \xff\nsearch lan\nnameserver 192.0.2.1").unwrap();
     fs::set_permissions(&conf, fs::Permissions::from_mode(0o640)).unwrap();
     let look = || files_in(&dir.path().join("root"));
-    let kills =
-        me.kill_repeatedly(&dir.path().join("root"), &dir.path().join("state"), "127.0.0.1", look);
+    let kills = me.kill_repeatedly(&dir.path().join("root"), &dir.path().join("state"), "127.0.0.1", look);
     kills.print("plain file");
 }
 
