@@ -185,21 +185,30 @@ impl Paths {
         self.candidates.len() > before
     }
 
-    /// Adds one candidate, if there is room for its origin and family. A learned one may take the
-    /// place of the oldest learned one that is not proved.
+    /// Adds one candidate, if there is room in its family: for what lists name, and for what was learned.
+    /// A learned one may take the place of the oldest learned one, one that the peer names that of a
+    /// hint, if that is neither proved nor in use.
     pub(crate) fn add(&mut self, endpoint: Endpoint, origin: Origin, now: Instant) -> bool {
         if self.candidate(endpoint).is_some() {
             return false;
         }
         let in_use = self.selected();
-        let same = |c: &Candidate| c.origin == origin && c.endpoint.0.is_ipv4() == endpoint.0.is_ipv4();
+        let learned = origin == Origin::Learned;
+        let same = |c: &Candidate| {
+            (c.origin == Origin::Learned) == learned && c.endpoint.0.is_ipv4() == endpoint.0.is_ipv4()
+        };
         if self.candidates.iter().filter(|c| same(c)).count() >= MAX_PER_FAMILY {
+            // The peer itself knows better than the hint, and what it does now better than before.
             let replaceable = |c: &Candidate| {
-                same(c) && !matches!(c.standing, Standing::Proved { .. }) && Some(c.endpoint) != in_use
+                same(c)
+                    && origin != Origin::Hint
+                    && (learned || c.origin == Origin::Hint)
+                    && !matches!(c.standing, Standing::Proved { .. })
+                    && Some(c.endpoint) != in_use
             };
             match self.candidates.iter().position(replaceable) {
-                Some(i) if origin == Origin::Learned => drop(self.candidates.remove(i)),
-                Some(_) | None => return false,
+                Some(i) => drop(self.candidates.remove(i)),
+                None => return false,
             }
         }
         self.candidates.push(Candidate::new(endpoint, origin, now));

@@ -391,9 +391,12 @@ impl Packet {
 
     /// A segment or datagram in the middle of a flow, which changes nothing in the table.
     pub(crate) const fn is_ordinary(&self) -> bool {
+        if self.fragment.is_some() {
+            return false;
+        }
         match self.upper {
             Upper::Tcp { flags, .. } => flags & (tcp_flag::SYN | tcp_flag::FIN | tcp_flag::RST) == 0,
-            Upper::Ports(_) => self.fragment.is_none(),
+            Upper::Ports(_) => true,
             Upper::Echo { .. }
             | Upper::Error(_)
             | Upper::Icmp { .. }

@@ -51,10 +51,23 @@ impl<F: SessionFactory> Engine<F> {
             if state.enqueue(packet) {
                 self.count(DropReason::QueueFull);
             }
-            if !self.is_ready(id, now) {
+            if self.is_ready(id, now) {
+                self.look_for_path(id, now);
+            } else {
                 self.begin(id, now);
             }
         }
+    }
+
+    /// There is a session, but no way to send: try everything again, unless that is being done.
+    fn look_for_path(&mut self, id: NodeId, now: Instant) {
+        if self.timers.is_set(Timer::Path(id)) {
+            return;
+        }
+        let Some(state) = self.peers.get_mut(id).filter(|s| s.is_meshd()) else { return };
+        state.paths.restart(now);
+        self.timers.set(Timer::Path(id), now + SOON);
+        self.contact(id, now);
     }
 
     /// A person wants to know whether the peer is there.

@@ -134,6 +134,9 @@ fn a_list_is_bounded_per_family_and_learned_endpoints_do_not_push_it_out() {
     }
     assert_eq!(p.candidates.len(), 2 * MAX_PER_FAMILY);
     assert!(p.candidates.iter().any(|c| c.endpoint == endpoint(199)), "the newest learned one is there");
+    p.set_list(Origin::Exchanged, &[endpoint(60)], t);
+    assert_eq!(p.candidates.len(), 2 * MAX_PER_FAMILY, "both lists share the room");
+    assert!(p.candidates.iter().any(|c| c.endpoint == endpoint(60)), "the peer's own list goes first");
     p.set_list(Origin::Hint, &[endpoint(50)], t);
     assert_eq!(p.candidates.iter().filter(|c| c.origin == Origin::Hint).count(), 1);
 }

@@ -135,3 +135,50 @@ fn an_idle_pair_is_silent() {
     world.chat(a, b, SECOND * 5);
     assert!(world.is_direct(a, b));
 }
+
+#[test]
+fn a_session_without_any_way_looks_for_one_when_there_is_something_to_send() {
+    let mut world = World::new(WorldConfig::default());
+    world.allow_all();
+    // Two homes cannot meet without a relay: nobody tells the other side to try. A public node is met.
+    let a = world.add(Place::Home(Home(1), 10), &[]);
+    let b = world.add(Place::Public(2), &[]);
+    world.publish();
+    world.run(SECOND);
+    world.block_direct(a, b, true);
+    world.chat(a, b, SECOND * 20);
+    assert!(matches!(world.path(a, b), PathStatus::Relay(_)), "{:?}", world.path(a, b));
+    world.relay(false);
+    world.run(SECOND * 30);
+    world.block_direct(a, b, false);
+    assert!(world.ping_pong(a, b, SECOND * 10).is_some(), "{:?}\n{:?}", world.status(a), world.status(b));
+    world.chat(a, b, SECOND * 5);
+    assert!(world.is_direct(a, b), "without the relay: {:?}\n{:?}", world.status(a), world.status(b));
+}
+
+#[test]
+fn both_sides_may_begin_at_the_same_moment() {
+    for seed in 1..=20 {
+        let (mut world, a, b) = two_homes(WorldConfig { seed, ..WorldConfig::default() });
+        let (one, other) = (world.send(a, b, (1, 2)), world.send(b, a, (3, 4)));
+        world.run(SECOND * 2);
+        for (id, packet) in [(b, one), (a, other)] {
+            let got = world.delivered(id).iter().any(|d| d.packet == packet);
+            assert!(got, "seed {seed}: the first packet waits for the session and arrives");
+        }
+    }
+}
+
+#[test]
+fn one_way_traffic_stays_direct_and_off_the_relay() {
+    let (mut world, a, b) = two_homes(WorldConfig::default());
+    world.chat(a, b, SECOND * 3);
+    let (_, before) = world.datagrams();
+    for _ in 0..300 {
+        world.send(a, b, (5000, 7));
+        world.run(SECOND / 10);
+    }
+    assert!(world.is_direct(a, b));
+    let (_, after) = world.datagrams();
+    assert!(after - before <= 4, "{} datagrams over the relay", after - before);
+}
