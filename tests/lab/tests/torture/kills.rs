@@ -1,0 +1,139 @@
+//! How many kills, where, and who makes them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use meshd_lab::{Host, Process, now, wait_until};
+use rustix::process::Signal;
+
+/// Kills in CI; a run that its time limit cuts must have made its share of these.
+const ENOUGH: usize = 200;
+/// For up to [`ENOUGH`] kills; more kills get more.
+const TIME_LIMIT: Duration = Duration::from_secs(300);
+
+/// The part of `N` that one test makes, and what became of it.
+pub(crate) struct Budget {
+    pub(crate) kills: usize,
+    enough: usize,
+    began: Instant,
+    end: Instant,
+    phases: BTreeMap<String, usize>,
+    random: u64,
+}
+
+impl Budget {
+    /// `percent` of the `N` of the make target.
+    pub(crate) fn share(percent: usize) -> Result<Budget> {
+        let wanted = std::env::var("TORTURE_N").ok().map(|n| n.parse::<usize>()).transpose();
+        let wanted = wanted.context("TORTURE_N is not a number")?.unwrap_or(30);
+        let seed = match std::env::var("TORTURE_SEED") {
+            Ok(seed) => seed.parse().context("TORTURE_SEED is not a number")?,
+            Err(_) => u64::from(std::process::id()).wrapping_mul(0x9e37_79b9),
+        };
+        println!("{percent} % of {wanted} kills, TORTURE_SEED={seed}");
+        let rounds = u32::try_from(wanted.div_ceil(ENOUGH))?.max(1);
+        Ok(Budget {
+            kills: (wanted * percent).div_ceil(100),
+            enough: (wanted.min(ENOUGH) * percent).div_ceil(100),
+            began: now(),
+            end: now() + TIME_LIMIT * rounds,
+            phases: BTreeMap::new(),
+            random: seed,
+        })
+    }
+
+    pub(crate) fn made(&self) -> usize {
+        self.phases.values().sum()
+    }
+
+    /// Whether `part` percent of the kills are still to be made, and there is time.
+    pub(crate) fn goes_on(&self, part: usize) -> bool {
+        self.made() * 100 < self.kills * part && now() < self.end
+    }
+
+    pub(crate) fn killed(&mut self, phase: &str) {
+        *self.phases.entry(phase.to_owned()).or_default() += 1;
+        if self.made().is_multiple_of(25) {
+            println!("… {} of {} kills after {:?}", self.made(), self.kills, now() - self.began);
+        }
+    }
+
+    /// A number below `below` (splitmix64).
+    pub(crate) fn random(&mut self, below: u64) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.random ^ (self.random >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % below
+    }
+
+    /// Prints the counts; an error when the time limit has cut too much.
+    pub(crate) fn report(&self, what: &str, result: &str) -> Result<()> {
+        println!("{what}: {} kills in {:?}: {:#?}", self.made(), now() - self.began, self.phases);
+        println!("{what}: {result}");
+        if self.made() < self.kills {
+            println!("{what}: the time limit cut {} kills", self.kills - self.made());
+        }
+        ensure!(self.made() >= self.enough, "{what}: only {} of {} kills", self.made(), self.enough);
+        Ok(())
+    }
+}
+
+/// A class of system calls that are steps.
+pub(crate) struct Steps {
+    pub(crate) name: &'static str,
+    pub(crate) calls: &'static str,
+}
+
+impl Steps {
+    /// Arguments of strace that only watch, one line per step.
+    pub(crate) fn watch(&self) -> [String; 2] {
+        ["-e".into(), format!("trace={}", self.calls)]
+    }
+
+    /// Arguments of strace that kill at the `k`-th step of any thread.
+    pub(crate) fn kill_at(&self, k: usize) -> [String; 4] {
+        let [flag, trace] = self.watch();
+        [flag, trace, "-e".into(), format!("inject={}:signal=SIGKILL:when={k}", self.calls)]
+    }
+}
+
+/// How many lines the busiest thread has in what `strace -f -o` wrote.
+pub(crate) fn busiest_thread(host: &Host, file: &str) -> Result<usize> {
+    let text = fs::read_to_string(host.file(file)).context("no trace")?;
+    let mut threads: BTreeMap<&str, usize> = BTreeMap::new();
+    for line in text.lines().filter(|line| !line.contains("resumed>")) {
+        *threads.entry(line.split_whitespace().next().unwrap_or_default()).or_default() += 1;
+    }
+    Ok(threads.values().copied().max().unwrap_or(0))
+}
+
+/// Attaches strace to all threads of a program that runs.
+pub(crate) fn attach<S: AsRef<str>>(
+    host: &Host,
+    program: &Process,
+    args: &[S],
+    out: &str,
+) -> Result<Process> {
+    let pid = program.pid()?;
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let inside = status.lines().find_map(|line| line.strip_prefix("NSpid:")?.split_whitespace().last());
+    let inside = inside.context("no process id inside")?;
+    let fixed = ["-f", "-o", out, "-p", inside];
+    let tracer = host.spawn("strace", fixed.into_iter().chain(args.iter().map(AsRef::as_ref)))?;
+    tracer.wait_for_log("attached", Duration::from_secs(5))?;
+    Ok(tracer)
+}
+
+/// SIGKILL for a program that may be dead already; gives whether it was.
+pub(crate) fn end(mut program: Process) -> Result<bool> {
+    let dead = !program.is_running();
+    if !dead {
+        // It may die between the question and the signal.
+        let _ = program.signal(Signal::KILL);
+    }
+    let gone = wait_until(Duration::from_secs(5), || !program.is_running());
+    ensure!(gone, "a program outlived SIGKILL");
+    Ok(dead)
+}
