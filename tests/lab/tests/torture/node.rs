@@ -265,7 +265,7 @@ impl Tortured {
             Operation::Cleanup => {
                 let daemon = self.ready_for(operation)?;
                 end(daemon)?;
-                self.pi().run("pkill", ["-KILL", "-x", "meshd"])?;
+                self.kill_all(true)?;
                 let done = self.pi().run("strace", whole.chain(["meshd", "cleanup"]))?;
                 self.restored()?;
                 Ok(!done.is_success())
@@ -309,11 +309,7 @@ impl Tortured {
     fn bury(&mut self, daemon: Process) -> Result<bool> {
         let died = end(daemon)?;
         // Half of the time the helper that gives the host's DNS back dies as well.
-        if self.rounds.is_multiple_of(2) {
-            self.pi().run("pkill", ["-KILL", "-x", "meshd"])?;
-        } else {
-            self.pi().run("pkill", ["-KILL", "-f", "^meshd run"])?;
-        }
+        self.kill_all(self.rounds.is_multiple_of(2))?;
         self.restored()?;
         if self.rounds.is_multiple_of(10) {
             self.works()?;
@@ -321,8 +317,24 @@ impl Tortured {
         Ok(died)
     }
 
+    /// No daemon is left, down to its last thread; perhaps its helper neither.
+    fn kill_all(&self, helper: bool) -> Result<()> {
+        let which = if helper { "^meshd" } else { "^meshd run" };
+        self.pi().run("pkill", ["-KILL", "-f", which])?;
+        let gone = wait_until(Duration::from_secs(5), || {
+            let left = self.pi().run("ps", ["-C", "meshd", "-o", "args="]);
+            left.is_ok_and(|left| left.stdout.lines().all(|line| !helper && line.contains("supervise-dns")))
+        });
+        ensure!(gone, "round {}: a meshd outlived SIGKILL", self.rounds);
+        Ok(())
+    }
+
     fn restored(&self) -> Result<()> {
-        self.pi().run("meshd", ["cleanup"])?.success()?;
+        let done = self.pi().run("meshd", ["cleanup"])?.success();
+        done.with_context(|| {
+            let all = self.pi().sh("ps -eo pid,ppid,args").unwrap_or_default();
+            format!("round {}: `meshd cleanup` failed; processes:\n{all}", self.rounds)
+        })?;
         let mut now = String::new();
         let same = wait_until(Duration::from_secs(3), || {
             host_state(self.pi()).is_ok_and(|state| {
@@ -352,7 +364,7 @@ impl Tortured {
         ensure!(answered, "round {}: the peer does not answer: {}", self.rounds, daemon.log());
         self.pings += 1;
         end(daemon)?;
-        self.pi().run("pkill", ["-KILL", "-x", "meshd"])?;
+        self.kill_all(true)?;
         self.restored()
     }
 }
