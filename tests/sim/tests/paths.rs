@@ -182,3 +182,31 @@ fn one_way_traffic_stays_direct_and_off_the_relay() {
     let (_, after) = world.datagrams();
     assert!(after - before <= 4, "{} datagrams over the relay", after - before);
 }
+
+#[test]
+fn a_packet_sent_before_the_relay_is_attached_goes_out_the_moment_it_is() {
+    let mut world = World::new(WorldConfig::default());
+    world.allow_all();
+    let a = world.add(Place::Home(Home(1), 10), &[]);
+    let b = world.add(Place::Home(Home(2), 10), &[]);
+    world.block_direct(a, b, true);
+    world.publish();
+    world.run(Duration::from_millis(40));
+    let first = world.send(a, b, (1, 2));
+    world.run(Duration::from_millis(260));
+    assert!(world.delivered(b).iter().any(|d| d.packet == first), "{:?}", world.status(a));
+}
+
+#[test]
+fn one_side_s_link_event_makes_both_try_again_at_once() {
+    let (mut world, a, b) = two_homes(WorldConfig::default());
+    world.block_direct(a, b, true);
+    world.chat(a, b, SECOND * 20);
+    assert!(matches!(world.path(a, b), PathStatus::Relay(_)));
+    world.block_direct(a, b, false);
+    world.chat(a, b, SECOND * 2);
+    assert!(!world.is_direct(a, b), "silent candidates are left alone");
+    world.input(a, meshd_engine::Input::LinkChanged);
+    world.chat(a, b, SECOND * 3);
+    assert!(world.is_direct(a, b), "{:?}\n{:?}", world.status(a), world.status(b));
+}
