@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use crate::clock::wait_within;
+use crate::clock::{wait_until, wait_within};
 use crate::host::Host;
 use crate::lab::{Lab, Router, program_folder};
 use crate::nat::Nat;
@@ -129,6 +129,16 @@ pub fn wait_status(host: &Host, what: &str, condition: impl Fn(&Value) -> bool) 
         holds.then_some(now)
     });
     found.with_context(|| format!("{}: not so: {what}: {last:#?}", host.name()))
+}
+
+/// SIGKILL for the daemon of `host`; its DNS supervisor lives on, as on a real machine.
+pub fn kill_daemon(host: &Host) -> Result<()> {
+    host.run("pkill", ["-KILL", "-f", "meshd run"])?;
+    let gone = wait_until(Duration::from_secs(5), || {
+        host.run("pgrep", ["-f", "meshd run"]).is_ok_and(|found| !found.is_success())
+    });
+    ensure!(gone, "a daemon outlived SIGKILL on {}", host.name());
+    Ok(())
 }
 
 /// The first mesh address of a node, by its own status.

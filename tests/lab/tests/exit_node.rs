@@ -1,6 +1,6 @@
 //! Internet traffic through a node: everything goes there, and nothing leaks when it dies.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -11,10 +11,14 @@ use meshd_lab::{Lab, Nat, Transport, Uplink6};
 fn a_dead_exit_node_leaks_no_packet_of_either_family() -> Result<()> {
     let lab = Lab::new("exit")?;
     let (vps, vps4, _) = lab.server("vps")?;
-    let (web, web4, web6) = lab.server("web")?;
+    let (web, via4, via6) = lab.server("web")?;
     let home = lab.router_with("home", Nat::Home, Uplink6::Firewalled)?;
     let (exit, exit4, exit6) = lab.server("exit")?;
     let (laptop, laptop4, laptop6) = lab.behind(&home, "laptop")?;
+    // An exit forwards to public addresses only, and those of the lab's links are documentation ranges.
+    let (web4, web6): (Ipv4Addr, Ipv6Addr) = ("45.66.77.88".parse()?, "2a0a:4cab::88".parse()?);
+    web.sh(&format!("ip addr add {web4}/32 dev eth0; ip addr add {web6}/128 dev eth0 nodad"))?;
+    lab.internet().sh(&format!("ip route add {web4} via {via4}; ip route add {web6} via {via6}"))?;
     web.sh("head -c 100000 /dev/urandom > /var/lib/body")?;
     let body = std::fs::read(web.file("/var/lib/body"))?;
     let servers = [format!("{web4}:80"), format!("[{web6}]:80")];

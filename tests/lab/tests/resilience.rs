@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use meshd_lab::mesh::{SmallInternet, fetch, mesh_address, ping_until, up, wait_direct, wait_status};
+use meshd_lab::mesh::{
+    SmallInternet, fetch, kill_daemon, mesh_address, ping_until, up, wait_direct, wait_status,
+};
 use meshd_lab::{Host, wait_within};
 
 const MIB: usize = 1 << 20;
@@ -93,7 +95,7 @@ fn after_a_killed_daemon_cleanup_leaves_the_host_as_it_was() -> Result<()> {
     let before = host_state(&net.pi)?;
     let _coordinator = net.join_all()?;
     ping_until(&net.pi, "laptop", Duration::from_secs(10))?;
-    net.pi.sh("pkill -KILL -f '^/.*meshd run|^meshd run' || pkill -KILL meshd")?;
+    kill_daemon(&net.pi)?;
     net.pi.run("meshd", ["cleanup"])?.success()?;
     let same = wait_within(Duration::from_secs(5), || (host_state(&net.pi).ok()? == before).then_some(()));
     if same.is_none() {
@@ -119,7 +121,7 @@ fn a_lossy_slow_link_still_carries_a_fetch() -> Result<()> {
 fn a_forward_drop_of_somebody_else_is_named_with_what_helps() -> Result<()> {
     let net = SmallInternet::new("foreign_drop")?;
     net.pi
-        .nft("table ip foreign { chain forward { type filter hook forward priority 0; policy drop; } }\n")?;
+        .nft("table ip foreign { chain forward { type filter hook forward priority 0; policy drop; }; }\n")?;
     let _coordinator = net.join_all()?;
     let status = wait_status(&net.pi, "the foreign drop is named", |status| {
         status["problems"].as_array().is_some_and(|all| {
@@ -137,7 +139,7 @@ fn a_forward_drop_of_somebody_else_is_named_with_what_helps() -> Result<()> {
 fn another_vpn_that_drops_the_mesh_range_is_named() -> Result<()> {
     let net = SmallInternet::new("other_vpn")?;
     let rules = "table inet othervpn { chain input { type filter hook input priority 0; \
-                 iifname != \"vpn0\" ip saddr 100.64.0.0/10 drop; } }\n";
+                 iifname != \"vpn0\" ip saddr 100.64.0.0/10 drop; }; }\n";
     net.laptop.nft(rules)?;
     let before = net.laptop.sh("nft list ruleset")?;
     let coordinator = net.coordinator()?;
