@@ -15,6 +15,11 @@ pub fn now() -> Instant {
     Instant::now()
 }
 
+/// Monotonic time as tokio's timers count it, which tests may pause.
+pub fn timer_now() -> tokio::time::Instant {
+    tokio::time::Instant::now()
+}
+
 /// A point in time as people read it: `2026-05-01 12:00 UTC`.
 pub fn show(at: UnixSeconds) -> String {
     i64::try_from(at.0)

@@ -8,6 +8,7 @@ use super::{
     STALL_LIMIT, refusal,
 };
 use crate::clock;
+use crate::netmap::View;
 use crate::service::{Actor, RegisterRequest};
 use meshd_proto::channel::{ChannelError, Frames, Opener, Sealer};
 use meshd_proto::control::{
@@ -61,6 +62,8 @@ struct Session {
     out: Vec<u8>,
     outbox: Outbox,
     wants_snapshot: bool,
+    /// The node key has ended.
+    expired: bool,
     last_snapshot: Option<Instant>,
     retry_admission: Option<Instant>,
     nonce: u64,
@@ -105,10 +108,11 @@ where
         out: Vec::new(),
         outbox: Outbox::new(hello.resume.unwrap_or(nowhere)),
         wants_snapshot: matches!(standing, Standing::Unknown),
+        expired: false,
         last_snapshot: None,
         retry_admission: None,
         nonce: 0,
-        rate: (0, Instant::now() + RATE_WINDOW),
+        rate: (0, clock::timer_now() + RATE_WINDOW),
     };
     tracing::debug!(%peer, %node, "session");
     match session.run(&mut io, frames).await {
@@ -170,11 +174,11 @@ impl Session {
         self.send_permit()?;
         let (mut reader, mut writer) = tokio::io::split(io);
         let mut buffer = vec![0; READ_BYTES];
-        let mut heard = Instant::now();
-        let mut moved = Instant::now();
-        let mut keepalive = tokio::time::interval_at(Instant::now() + KEEPALIVE, KEEPALIVE);
+        let mut heard = clock::timer_now();
+        let mut moved = clock::timer_now();
+        let mut keepalive = tokio::time::interval_at(clock::timer_now() + KEEPALIVE, KEEPALIVE);
         let renewal = Duration::from_secs(PERMIT_RENEWAL);
-        let mut permit = tokio::time::interval_at(Instant::now() + renewal, renewal);
+        let mut permit = tokio::time::interval_at(clock::timer_now() + renewal, renewal);
         let mailbox = self.seat.mailbox.clone();
         loop {
             while let Some(frame) = frames.next_frame()? {
@@ -188,6 +192,9 @@ impl Session {
                 return Ok(last_word(cut));
             }
             self.fill()?;
+            if self.expired {
+                return Ok(End::Told(ToNode::Refused(refusal::expired())));
+            }
             let stalled = if self.out.is_empty() { None } else { Some(moved + STALL_LIMIT) };
             let deadline = stalled.map_or(heard + SILENCE_LIMIT, |s| s.min(heard + SILENCE_LIMIT));
             let deadline = self.retry_admission.map_or(deadline, |r| r.min(deadline));
@@ -201,7 +208,7 @@ impl Session {
                         return Err(SessionError::HungUp);
                     }
                     self.out.drain(..n);
-                    moved = Instant::now();
+                    moved = clock::timer_now();
                     if self.out.is_empty() {
                         writer.flush().await?;
                         self.out.shrink_to(READ_BYTES);
@@ -212,17 +219,13 @@ impl Session {
                     if n == 0 {
                         return Err(SessionError::HungUp);
                     }
-                    heard = Instant::now();
+                    heard = clock::timer_now();
                     frames.push(&buffer[..n]);
                 },
-                _ = keepalive.tick() => {
-                    if let Some(end) = self.keepalive()? {
-                        return Ok(end);
-                    }
-                },
+                _ = keepalive.tick() => self.keepalive()?,
                 _ = permit.tick() => self.send_permit()?,
                 () = sleep_until(deadline) => {
-                    let now = Instant::now();
+                    let now = clock::timer_now();
                     if self.retry_admission.is_some_and(|r| r <= now) {
                         self.retry_admission = None;
                     } else if stalled.is_some_and(|s| s <= now) {
@@ -234,7 +237,7 @@ impl Session {
             }
             // An empty buffer that gets something has not stalled since before.
             if self.out.is_empty() {
-                moved = Instant::now();
+                moved = clock::timer_now();
             }
         }
     }
@@ -251,17 +254,17 @@ impl Session {
         self.send(&ToNode::Permit(permit.as_bytes().to_vec()))
     }
 
-    fn keepalive(&mut self) -> Result<Option<End>, ChannelError> {
-        let time = clock::unix_now();
+    fn keepalive(&mut self) -> Result<(), ChannelError> {
         let view = self.seat.hub().view();
-        let expired = view.model().nodes.get(&self.seat.node).is_some_and(|n| n.is_expired(time));
-        if expired {
-            return Ok(Some(End::Told(ToNode::Refused(refusal::expired()))));
-        }
+        self.check_expiry(&view);
         self.nonce += 1;
-        let message = ToNode::Keepalive { position: self.outbox.expected(), time, nonce: self.nonce };
-        self.send(&message)?;
-        Ok(None)
+        let time = clock::unix_now();
+        self.send(&ToNode::Keepalive { position: self.outbox.expected(), time, nonce: self.nonce })
+    }
+
+    fn check_expiry(&mut self, view: &View) {
+        let node = view.model().nodes.get(&self.seat.node);
+        self.expired = node.is_some_and(|n| n.is_expired(clock::unix_now()));
     }
 
     /// Puts what is to be sent into `out`, when that is empty and the node has taken what it got.
@@ -286,13 +289,13 @@ impl Session {
     fn begin_update(&mut self) {
         if self.wants_snapshot {
             let soon =
-                self.last_snapshot.map(|at| at + SNAPSHOT_INTERVAL).filter(|next| *next > Instant::now());
+                self.last_snapshot.map(|at| at + SNAPSHOT_INTERVAL).filter(|next| *next > clock::timer_now());
             if soon.is_some() {
                 self.retry_admission = soon;
                 return;
             }
             let Some(admission) = self.seat.hub().admit() else {
-                self.retry_admission = Some(Instant::now() + ADMISSION_RETRY);
+                self.retry_admission = Some(clock::timer_now() + ADMISSION_RETRY);
                 return;
             };
             let view = self.seat.take_whole();
@@ -302,7 +305,7 @@ impl Session {
                 return;
             };
             self.wants_snapshot = false;
-            self.last_snapshot = Some(Instant::now());
+            self.last_snapshot = Some(clock::timer_now());
             let admission = Some(admission).filter(|_| is_large(&whole));
             self.outbox.begin(whole, to, true, admission);
             return;
@@ -311,6 +314,7 @@ impl Session {
             return;
         }
         let Some((view, step)) = self.seat.take_step() else { return };
+        self.check_expiry(&view);
         let Some(delta) = view.diff(&step, self.seat.node, self.outbox.at.digest) else { return };
         if delta.is_empty() {
             return;
@@ -318,7 +322,7 @@ impl Session {
         let admission = if is_large(&delta) {
             let Some(admission) = self.seat.hub().admit() else {
                 self.seat.put_back(step.before.clone());
-                self.retry_admission = Some(Instant::now() + ADMISSION_RETRY);
+                self.retry_admission = Some(clock::timer_now() + ADMISSION_RETRY);
                 return;
             };
             Some(admission)
@@ -336,7 +340,7 @@ impl Session {
     }
 
     async fn handle(&mut self, message: &[u8]) -> Result<Option<End>, SessionError> {
-        let now = Instant::now();
+        let now = clock::timer_now();
         if self.rate.1 <= now {
             self.rate = (0, now + RATE_WINDOW);
         }

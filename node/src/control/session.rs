@@ -1,5 +1,6 @@
 //! One session: hello, map updates, hints, calls, keepalives, until it ends.
 
+use crate::clock;
 use super::dial::Connection;
 use super::{Backoff, Command, ControlClient, ControlEvent, Ended, SessionEnd};
 use meshd_proto::channel::{ChannelError, Opener, Sealer, prove_possession};
@@ -82,8 +83,8 @@ impl ControlClient {
 
         let (mut reader, mut writer) = stream.into_split();
         let mut buffer = vec![0; READ_BYTES];
-        let mut deadline = Instant::now() + WELCOME_LIMIT;
-        let mut renew = tokio::time::interval_at(Instant::now() + RENEW_INTEREST, RENEW_INTEREST);
+        let mut deadline = clock::timer_now() + WELCOME_LIMIT;
+        let mut renew = tokio::time::interval_at(clock::timer_now() + RENEW_INTEREST, RENEW_INTEREST);
         loop {
             // A frame may hold the last word of a session that the other side has closed already.
             while let Some(frame) = frames.next_frame().map_err(|e| e.to_string())? {
@@ -99,7 +100,7 @@ impl ControlClient {
                     if n == 0 {
                         return Err("the coordinator closed the connection".to_owned());
                     }
-                    deadline = Instant::now() + SILENCE_LIMIT;
+                    deadline = clock::timer_now() + SILENCE_LIMIT;
                     frames.push(&buffer[..n]);
                 },
                 written = writer.write(&wire.out), if !wire.out.is_empty() => {
