@@ -15,9 +15,11 @@ export CARGO_TERM_PROGRESS_WHEN ?= never
 ifdef CI
 N ?= 200
 FUZZ_SECONDS ?= 10
+SIZES ?= 100
 else
 N ?= 1000
 FUZZ_SECONDS ?= 60
+SIZES ?= 100 1000 3000
 endif
 ifeq ($(origin SECONDS),command line)
 FUZZ_SECONDS := $(SECONDS)
@@ -81,8 +83,8 @@ fuzz: ## every fuzz target for SECONDS= seconds (60; 10 in CI)
 torture: root build ## kill -9 N= times (1000; 200 in CI) at every planned change
 	@$(STEP) torture cargo test --locked -p meshd-lab --no-fail-fast --test torture -- --nocapture
 
-bench-control: build ## the control plane with 100, 1,000 and 3,000 simulated nodes
-	@$(STEP) bench-control bash tests/bench/control.sh
+bench-control: ## the control plane with SIZES= simulated nodes (100 1000 3000; 100 in CI)
+	@$(STEP) bench-control cargo run --locked -p meshd-bench-control -- $(SIZES)
 
 deb: ## Debian packages, into target/deb (ARCHS="amd64 arm64 armhf")
 	@$(STEP) deb bash packaging/deb/build
