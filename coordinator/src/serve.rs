@@ -5,6 +5,7 @@
 //! that includes a join token, elsewhere only the command that makes one.
 
 mod banner;
+mod check;
 mod connection;
 mod listen;
 mod notify;
@@ -43,8 +44,7 @@ const SWEEP: Duration = Duration::from_secs(20);
 pub async fn run(options: ServeOptions) -> Result<()> {
     let options = options.with_file()?;
     let service = Arc::new(open(&options).await?);
-    let model = service.model();
-    let listener = listen::bind(&options, &model.mesh.addresses)?;
+    let listener = listen::bind(&options, service.last_port().await?)?;
     let port = listener.local_addr().context("the listening socket has no address")?.port();
     let told = if options.public.is_empty() { service.public().await? } else { options.public.clone() };
     let outside = outside::find(&told, port)?;
@@ -52,6 +52,7 @@ pub async fn run(options: ServeOptions) -> Result<()> {
     let relays = relay.as_ref().map(|r| r.record.clone());
     let said = Some(options.public.as_slice()).filter(|p| !p.is_empty());
     let now = clock::unix_now();
+    service.keep_port(&Actor::System, port, now).await?;
     service.set_reachability(&Actor::System, &outside.addresses, said, relays.as_ref(), now).await?;
 
     let tls = tls::prepare(&options, &state_dir(&options)?, &outside)?;
@@ -85,6 +86,7 @@ pub async fn run(options: ServeOptions) -> Result<()> {
     };
     banner::print(&options, &service, &facts).await?;
     notify::ready();
+    tasks.spawn(check::own_addresses(outside.addresses.clone()));
 
     wait_for_signal().await?;
     tracing::info!("stopping");

@@ -31,16 +31,16 @@ use tokens::TokenWrite;
 pub enum StoreError {
     /// SQLite said no.
     #[error("database: {0}")]
-    Sql(#[from] sqlx::Error),
+    Sql(sqlx::Error),
     /// A file or directory could not be used.
-    #[error("{doing} {path}: {source}")]
+    #[error("{doing} {path}: {cause}")]
     File {
         /// What was tried.
         doing: &'static str,
         /// On what.
         path: PathBuf,
         /// Why it failed.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// Another process works on the state directory.
     #[error("another coordinator works on {0}: stop it first, or choose another directory with --state-dir")]
@@ -69,6 +69,13 @@ pub enum StoreError {
     /// A token had no use left when it was consumed: somebody else was first.
     #[error("the token has no use left")]
     TokenSpent,
+}
+
+// By hand: the text of the cause is part of ours, so it is not its `source` as well.
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Sql(error)
+    }
 }
 
 impl StoreError {

@@ -14,18 +14,26 @@ use tokio::sync::Semaphore;
 const MAX_CONNECTIONS: usize = 20_000;
 
 /// Binds the address that was asked for; otherwise the port of last time, 443 or 8443.
-pub(super) fn bind(options: &ServeOptions, addresses: &[String]) -> Result<TcpListener> {
+pub(super) fn bind(options: &ServeOptions, last: Option<u16>) -> Result<TcpListener> {
     if let Some(addr) = options.listen {
         let hint = "choose another address with --listen";
         return listener(addr).with_context(|| format!("cannot listen on {addr}: {hint}"));
     }
-    let last = addresses.first().and_then(|a| a.rsplit_once(':')).and_then(|(_, p)| p.parse::<u16>().ok());
     let mut tried = Vec::new();
     for port in [443, 8443].into_iter().filter(|p| last == Some(*p)).chain([443, 8443]) {
         let any = [SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)), (Ipv4Addr::UNSPECIFIED, port).into()];
         for addr in any {
             match listener(addr) {
-                Ok(listener) => return Ok(listener),
+                Ok(listener) => {
+                    if let Some(last) = last.filter(|last| *last != port) {
+                        tracing::warn!(
+                            last,
+                            port,
+                            "the port of last time is taken: tokens and forwarded ports lead to it"
+                        );
+                    }
+                    return Ok(listener);
+                }
                 // A host without IPv6: the other family may do.
                 Err(e) if addr.is_ipv6() && e.kind() != ErrorKind::AddrInUse => {}
                 Err(e) => {

@@ -52,3 +52,44 @@ pub(super) fn name(model: &Model, wish: &Hostname, me: Option<NodeId>) -> Hostna
     let numbers = 2..=u32::try_from(taken.len() + model.records.len() + 2).unwrap_or(u32::MAX);
     numbers.map(|n| wish.numbered(n)).find(free).unwrap_or_else(|| wish.clone())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn prefixes(v4: &str) -> MeshPrefixes {
+        MeshPrefixes { v4: v4.parse().unwrap(), v6: "fd00::/48".parse().unwrap() }
+    }
+
+    #[test]
+    fn a_small_range_is_used_up_to_the_last_host_but_three() {
+        let prefixes = prefixes("10.9.8.0/24");
+        let mut taken = HashSet::new();
+        while let Some(addr) = free_v4(&prefixes, NodeId(taken.len() as u64 + 1), &taken) {
+            assert!(taken.insert(addr), "{addr} twice");
+        }
+        assert_eq!(taken.len(), 256 - 3, "network, broadcast and resolver stay free");
+        for host in [0, 53, 255] {
+            assert!(!taken.contains(&Ipv4Addr::new(10, 9, 8, host)));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn an_address_is_free_inside_the_range_and_not_reserved(
+            id in 1..u64::MAX,
+            len in 8u8..=24,
+            taken in proptest::collection::hash_set(any::<u32>(), 0..40),
+        ) {
+            let prefixes = prefixes(&format!("10.0.0.0/{len}"));
+            let size = 1u32 << (32 - len);
+            let base = u32::from(prefixes.v4.network());
+            let taken: HashSet<_> = taken.iter().map(|t| Ipv4Addr::from(base | (t % size))).collect();
+            let addr = free_v4(&prefixes, NodeId(id), &taken).unwrap();
+            prop_assert!(prefixes.v4.contains(&addr) && !taken.contains(&addr));
+            prop_assert!(addr != prefixes.v4.network() && addr != prefixes.v4.broadcast());
+            prop_assert!(addr != prefixes.resolver().v4);
+        }
+    }
+}

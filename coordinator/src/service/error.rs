@@ -69,7 +69,7 @@ pub enum RegisterError {
     /// The same machine key from another machine.
     #[error(
         "the keys of `{0}` came from a machine with another machine-id: is this disk a clone? On the copy run \
-         `meshd down --forget` (or delete its state directory) and join again with a token. If the machine-id of \
+         `sudo meshd down --logout` and join again with a token. If the machine-id of \
          `{0}` itself changed, run `meshd-coordinator nodes remove {0}` and join it again"
     )]
     ClonedMachine(String),

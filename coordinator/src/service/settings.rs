@@ -12,7 +12,33 @@ pub const EMBEDDED_RELAY: RelayId = RelayId(1);
 /// The setting that keeps `--public`.
 const PUBLIC: &str = "public";
 
+/// The setting that keeps the TCP port, which tokens and forwarded ports lead to.
+const PORT: &str = "tcp-port";
+
 impl Service {
+    /// The TCP port that was served last.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn last_port(&self) -> Result<Option<u16>, ServiceError> {
+        let saved = self.lock().await?.writer.store.setting(PORT).await?;
+        Ok(saved.and_then(|text| text.parse().ok()))
+    }
+
+    /// Keeps the TCP port for the next start.
+    ///
+    /// # Errors
+    /// When the actor may not, or the database fails.
+    pub async fn keep_port(&self, actor: &Actor, port: u16, now: UnixSeconds) -> Result<(), ServiceError> {
+        Self::require(actor, Permission::ManageMesh)?;
+        if self.last_port().await? == Some(port) {
+            return Ok(());
+        }
+        let settings = vec![(PORT, port.to_string())];
+        self.lock().await?.commit(Batch { at: now, settings, ..Batch::default() }).await?;
+        Ok(())
+    }
+
     /// What an admin once said with `--public`; it holds until he says something else.
     ///
     /// # Errors

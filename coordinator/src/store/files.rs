@@ -136,5 +136,5 @@ pub(super) fn sync(path: &Path) -> Result<(), StoreError> {
 
 pub(super) fn failed(doing: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> StoreError {
     let path = path.to_owned();
-    move |source| StoreError::File { doing, path, source }
+    move |cause| StoreError::File { doing, path, cause }
 }
