@@ -137,7 +137,7 @@ pub enum Handshake {
 pub struct Tick {
     /// A datagram to send.
     pub transmit: Option<Vec<u8>>,
-    /// Nothing is left of the session: drop it.
+    /// No keys are left and nothing is under way: no tick is needed before the next handshake.
     pub expired: bool,
 }
 

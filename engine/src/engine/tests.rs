@@ -250,7 +250,8 @@ fn a_plain_wireguard_device_is_answered_where_it_is_and_found_there_again() {
     let mut phone = Marker::new(secret(2), t).create(&secret(1).public(), SessionIndex::new(5), None, t);
     let from = |n| Source::Udp(endpoint(n));
     let sent = |node: &mut Engine<Marker>| std::iter::from_fn(|| node.poll_transmit()).collect::<Vec<_>>();
-    node.handle_input(Input::Datagram { from: from(20), payload: phone.initiate(t).unwrap() }, t);
+    let recorded = phone.initiate(t).unwrap();
+    node.handle_input(Input::Datagram { from: from(20), payload: recorded.clone() }, t);
     let answer = sent(&mut node);
     assert_eq!((answer.len(), answer[0].to), (1, from(20)), "no probes, no lists, no relay");
     let mut keepalive = Vec::new();
@@ -262,7 +263,8 @@ fn a_plain_wireguard_device_is_answered_where_it_is_and_found_there_again() {
     node.handle_input(Input::Datagram { from: from(21), payload: data }, t);
     node.handle_input(Input::Outbound { packet: udp(1, 2, 1) }, t);
     assert_eq!(sent(&mut node).iter().map(|t| t.to).collect::<Vec<_>>(), [from(21)]);
-    // Long after the session has ended it is asked where it was last.
+    // Long after the session has ended it is asked where it was last, and a recorded initiation is
+    // still a replay: it moves nothing.
     let mut late = t;
     while late < t + Duration::from_secs(600) {
         late = node
@@ -272,6 +274,8 @@ fn a_plain_wireguard_device_is_answered_where_it_is_and_found_there_again() {
         node.handle_timeout(late);
     }
     sent(&mut node);
+    node.handle_input(Input::Datagram { from: from(66), payload: recorded }, late);
+    assert_eq!(sent(&mut node), []);
     node.handle_input(Input::Outbound { packet: udp(1, 2, 1) }, late);
     let asked = sent(&mut node);
     assert_eq!((asked.len(), asked[0].to), (1, from(21)));

@@ -43,7 +43,9 @@ impl<F: SessionFactory> Engine<F> {
         }
     }
 
-    /// Lets a session do what its timers ask for.
+    /// Lets a session do what its timers ask for. One that has ended stays, without keys and without a
+    /// timer: it knows the last handshake timestamp of the peer, by which replayed initiations are
+    /// refused (WireGuard paper §5.1).
     pub(super) fn tick_session(&mut self, id: NodeId, now: Instant) {
         let Some(state) = self.peers.get_mut(id) else { return };
         let (tick, ready) = {
@@ -51,9 +53,6 @@ impl<F: SessionFactory> Engine<F> {
             let Some(session) = live.session.as_mut() else { return };
             let tick = session.tick(now);
             let ready = session.is_ready(now) && !tick.expired;
-            if tick.expired {
-                live.session = None;
-            }
             (tick, ready)
         };
         if let Some(message) = tick.transmit {

@@ -221,12 +221,16 @@ impl World {
 
     /// Datagrams straight between two nodes are dropped, or no longer.
     pub fn block_direct(&mut self, a: NodeName, b: NodeName, blocked: bool) {
-        for pair in [(a, b), (b, a)] {
-            if blocked {
-                self.blocked.insert(pair);
-            } else {
-                self.blocked.remove(&pair);
-            }
+        self.block_one_way(a, b, blocked);
+        self.block_one_way(b, a, blocked);
+    }
+
+    /// Datagrams straight from `from` to `to` are dropped, or no longer.
+    pub fn block_one_way(&mut self, from: NodeName, to: NodeName, blocked: bool) {
+        if blocked {
+            self.blocked.insert((from, to));
+        } else {
+            self.blocked.remove(&(from, to));
         }
     }
 

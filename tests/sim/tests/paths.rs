@@ -210,3 +210,20 @@ fn one_side_s_link_event_makes_both_try_again_at_once() {
     world.chat(a, b, SECOND * 3);
     assert!(world.is_direct(a, b), "{:?}\n{:?}", world.status(a), world.status(b));
 }
+
+#[test]
+fn an_answer_that_cannot_go_straight_goes_over_the_relay() {
+    let mut world = World::new(WorldConfig::default());
+    world.allow_all();
+    let a = world.add(Place::Public(1), &[]);
+    let b = world.add(Place::Public(2), &[]);
+    world.publish();
+    world.run(SECOND);
+    world.block_one_way(b, a, true);
+    // Hints come first, so that the initiation arrives straight before its copy comes over the relay.
+    world.input(a, meshd_engine::Input::Connect(b));
+    world.run(SECOND * 200);
+    let took = world.ping_pong(a, b, SECOND * 3).expect("an answer");
+    assert!(took < Duration::from_millis(350), "{took:?}: without waiting for a second initiation");
+    assert!(matches!(world.path(a, b), PathStatus::Relay(_)));
+}
