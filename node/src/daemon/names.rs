@@ -210,7 +210,7 @@ impl Daemon {
                 ifindex,
                 resolver: me.prefixes.resolver(),
                 search: std::iter::once(&config.domain).chain(&config.search).cloned().collect(),
-                routing: config.split.iter().map(|s| s.suffix.clone()).collect(),
+                routing: names.names.view().routing(),
                 everything: exit.is_some(),
                 probe: (own_name, me.addrs.v4),
             }),
