@@ -1,9 +1,11 @@
 //! The coordinator's service and hub with real control clients over loopback TCP.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
+mod common;
+
+use common::{Coordinator, ROOT};
 use meshd_coordinator::clock;
-use meshd_coordinator::control::Hub;
-use meshd_coordinator::service::{Actor, Founding, RecordInput, Service, TokenRequest};
-use meshd_coordinator::store::{StateDir, Store};
+use meshd_coordinator::service::RecordInput;
 use meshd_node::control::{Command, ControlClient, ControlConfig, ControlEvent, Ended, Profile, Trust};
 use meshd_proto::control::{Answer, Call, Offer, RefusalCode};
 use meshd_proto::token::{CoordinatorKeys, JoinToken};
@@ -12,80 +14,13 @@ use meshd_proto::{
 };
 use std::sync::Arc;
 use std::time::Duration;
-use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
-const ROOT: Actor = Actor::LocalRoot;
 const SOON: Duration = Duration::from_secs(20);
-
-/// A coordinator on a loopback port. Dropping it is a crash.
-struct Coordinator {
-    service: Arc<Service>,
-    address: String,
-    _tasks: JoinSet<()>,
-}
-
-impl Coordinator {
-    async fn start(dir: &TempDir, port: u16) -> Self {
-        let now = clock::unix_now();
-        // A predecessor that was dropped may still be giving up its lock.
-        let mut state = StateDir::open(dir.path());
-        for _ in 0..50 {
-            if state.is_ok() {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            state = StateDir::open(dir.path());
-        }
-        let mut store = Store::open(state.unwrap(), now).await.unwrap();
-        let loaded = match store.load().await.unwrap() {
-            Some(loaded) => loaded,
-            None => {
-                let name = "home".parse().unwrap();
-                let founding = Founding { name, prefix: None, in_use: vec![], entropy: [[7; 32]; 5] };
-                founding.run(&mut store, now).await.unwrap()
-            }
-        };
-        let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        let service = Arc::new(Service::new(store, loaded, now));
-        service.set_reachability(&ROOT, std::slice::from_ref(&address), None, None, now).await.unwrap();
-        let hub = Hub::new(service.clone());
-        let mut tasks = JoinSet::new();
-        tasks.spawn(hub.clone().run());
-        tasks.spawn(accept_loop(listener, hub));
-        Self { service, address, _tasks: tasks }
-    }
-
-    async fn token(&self) -> JoinToken {
-        self.service.create_token(&ROOT, &TokenRequest::default(), clock::unix_now()).await.unwrap().token
-    }
-
-    fn port(&self) -> u16 {
-        self.address.rsplit(':').next().unwrap().parse().unwrap()
-    }
-}
-
-async fn accept_loop(listener: TcpListener, hub: Arc<Hub>) {
-    let mut sessions = JoinSet::new();
-    loop {
-        let (mut stream, peer) = listener.accept().await.unwrap();
-        let hub = hub.clone();
-        sessions.spawn(async move {
-            let mut head = Vec::new();
-            while !head.ends_with(b"\r\n\r\n") {
-                let Ok(byte) = stream.read_u8().await else { return };
-                head.push(byte);
-            }
-            let _ = stream.write_all(b"HTTP/1.1 101 Switching Protocols\r\n\r\n").await;
-            hub.accept(stream, peer).await;
-        });
-    }
-}
 
 /// A node's control client, and what it last reported.
 struct Node {
@@ -264,7 +199,7 @@ async fn after_a_restart_of_the_coordinator_nodes_resume_without_a_byte_of_map()
     two.map(|m| m.peers.contains_key(&one_id)).await;
     let before = one.map.clone().unwrap();
 
-    let port = coordinator.port();
+    let port = coordinator.address.rsplit(':').next().unwrap().parse().unwrap();
     drop(coordinator);
     one.until(|e| matches!(e, ControlEvent::Disconnected { .. }).then_some(())).await;
     let coordinator = Coordinator::start(&dir, port).await;
@@ -363,15 +298,21 @@ async fn a_wrong_token_is_refused_for_good_and_names_what_to_do() {
 async fn garbage_and_silence_before_the_handshake_are_hung_up_on() {
     let dir = tempfile::tempdir().unwrap();
     let coordinator = Coordinator::start(&dir, 0).await;
-    let request = b"GET /control HTTP/1.1\r\n\r\n";
+    let mut strangers = JoinSet::new();
     for garbage in [&[0xff; 64][..], &[0, 96][..], b"\x00\x60AAAAAAAA"] {
-        let mut stream = TcpStream::connect(&coordinator.address).await.unwrap();
-        stream.write_all(request).await.unwrap();
-        stream.write_all(garbage).await.unwrap();
-        // Whoever sends half a frame and stops is given the time of a handshake, no more.
-        let mut heard = Vec::new();
-        let end = timeout(SOON, stream.read_to_end(&mut heard)).await.expect("it is hung up on");
-        assert!(end.is_err() || heard.len() < 256, "{}", heard.len());
+        let address = coordinator.address.clone();
+        strangers.spawn(async move {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(b"GET /control HTTP/1.1\r\n\r\n").await.unwrap();
+            stream.write_all(garbage).await.unwrap();
+            // Whoever sends half a frame and stops is given the time of a handshake, no more.
+            let mut heard = Vec::new();
+            let end = timeout(SOON, stream.read_to_end(&mut heard)).await.expect("it is hung up on");
+            assert!(end.is_err() || heard.len() < 256, "{}", heard.len());
+        });
+    }
+    while let Some(done) = strangers.join_next().await {
+        done.unwrap();
     }
     assert!(coordinator.service.model().nodes.is_empty());
     // It still serves.

@@ -376,6 +376,9 @@ impl Seat {
 
     /// New hints for this node.
     pub(super) fn take_hints(&self) -> Vec<Hint> {
+        if self.mailbox.mail().hints.is_empty() {
+            return Vec::new();
+        }
         let state = self.hub.state();
         let nodes = std::mem::take(&mut self.mailbox.mail().hints);
         let seen = nodes.into_iter().filter(|other| state.view.are_peers(self.node, *other));

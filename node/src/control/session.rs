@@ -1,8 +1,8 @@
 //! One session: hello, map updates, hints, calls, keepalives, until it ends.
 
-use crate::clock;
 use super::dial::Connection;
 use super::{Backoff, Command, ControlClient, ControlEvent, Ended, SessionEnd};
+use crate::clock;
 use meshd_proto::channel::{ChannelError, Opener, Sealer, prove_possession};
 use meshd_proto::control::{Hello, PROTOCOL_VERSION, ToCoordinator, ToNode};
 use meshd_proto::netmap::{ApplyError, MapUpdate};
@@ -12,7 +12,7 @@ use meshd_proto::{DecodeError, NodeId};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{sleep_until, timeout};
 use zeroize::Zeroizing;
 
 /// A coordinator that says nothing for so long is dead (it speaks every 20 s).

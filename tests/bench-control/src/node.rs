@@ -113,6 +113,7 @@ impl SimNode {
         frames.push(&head[end..]);
         let mut channel = self.handshake(&mut stream, &mut frames).await?;
         let mut out = Vec::new();
+        let mut buffer = vec![0; 16 * 1024];
         loop {
             while let Some(frame) = frames.next_frame()? {
                 let bytes = frame.len() as u64 + 2;
@@ -127,7 +128,6 @@ impl SimNode {
                 stream.write_all(&out).await?;
                 out.clear();
             }
-            let mut buffer = [0; 16 * 1024];
             tokio::select! {
                 n = stream.read(&mut buffer) => match n? {
                     0 => bail!("hung up"),
