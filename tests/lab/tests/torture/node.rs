@@ -12,6 +12,8 @@ use crate::kills::{Budget, Steps, attach, busiest_thread, end};
 
 /// Where strace writes inside the host.
 const TRACE: &str = "/var/lib/steps";
+/// The daemon with one worker thread, so that the k-th step of a thread is the same one in each run.
+const DAEMON: [&str; 3] = ["TOKIO_WORKER_THREADS=1", "meshd", "run"];
 const PATIENCE: Duration = Duration::from_secs(15);
 /// Two values for each setting: a change goes to the other one.
 const ROUTES: [&str; 2] = ["192.168.1.0/24", "192.168.1.0/24,10.77.0.0/16"];
@@ -112,7 +114,7 @@ pub(crate) fn torture(mut budget: Budget) -> Result<()> {
     up(&net.laptop, &[&token, "--advertise-exit-node"])?;
     coordinator.run(&["routes", "approve", "laptop"])?;
     let acknowledged = Chosen { up: true, snat: true, routes: 0, exit: 0 };
-    let daemon = net.pi.spawn("meshd", ["run"])?;
+    let daemon = net.pi.spawn("env", DAEMON)?;
     daemon.wait_for_log("ready", PATIENCE)?;
     net.pi
         .run(
@@ -164,7 +166,7 @@ impl Tortured {
 
     /// Starts the daemon and holds it to what it has acknowledged.
     fn start(&mut self) -> Result<Process> {
-        let daemon = self.pi().spawn("meshd", ["run"])?;
+        let daemon = self.pi().spawn("env", DAEMON)?;
         let now = wait_within(PATIENCE, || Chosen::of(self.pi()).ok());
         let now = now.with_context(|| format!("round {}: no status: {}", self.rounds, daemon.log()))?;
         let known = now == self.acknowledged || Some(&now) == self.open.as_ref();
@@ -253,7 +255,8 @@ impl Tortured {
         let whole = ["-f", "-qq", "-o", TRACE].into_iter().chain(args.iter().map(String::as_str));
         match operation {
             Operation::Start => {
-                let mut tracer = self.pi().spawn("strace", whole.chain(["meshd", "run"]))?;
+                let mut tracer =
+                    self.pi().spawn("strace", whole.chain(["-E", DAEMON[0]]).chain(["meshd", "run"]))?;
                 wait_until(PATIENCE, || {
                     !tracer.is_running()
                         || status(self.pi()).is_ok_and(|s| s["state"] == "up" && s["dns"]["mode"] != "off")
@@ -293,7 +296,10 @@ impl Tortured {
                 daemon.signal(Signal::KILL)
             });
             let mut series = [Operation::Set, Operation::Down, Operation::Up].into_iter().cycle().skip(first);
-            while series.next().map(|next| self.perform(next)).transpose()? == Some(true) {}
+            // After the kill no `up` may start another daemon behind our back.
+            while !killer.is_finished()
+                && series.next().map(|next| self.perform(next)).transpose()? == Some(true)
+            {}
             match killer.join() {
                 Ok(done) => done,
                 Err(_) => bail!("the killer panicked"),
@@ -319,7 +325,7 @@ impl Tortured {
 
     /// No daemon is left, down to its last thread; perhaps its helper neither.
     fn kill_all(&self, helper: bool) -> Result<()> {
-        let which = if helper { "^meshd" } else { "^meshd run" };
+        let which = if helper { "(^|/)meshd " } else { "(^|/)meshd run" };
         self.pi().run("pkill", ["-KILL", "-f", which])?;
         let gone = wait_until(Duration::from_secs(5), || {
             let left = self.pi().run("ps", ["-C", "meshd", "-o", "args="]);
@@ -330,11 +336,19 @@ impl Tortured {
     }
 
     fn restored(&self) -> Result<()> {
-        let done = self.pi().run("meshd", ["cleanup"])?.success();
-        done.with_context(|| {
+        // The kernel may close the dead daemon's socket a moment after its end was seen.
+        let mut last = None;
+        let clean = wait_until(Duration::from_secs(3), || {
+            let done = self.pi().run("meshd", ["cleanup"]);
+            let clean = done.as_ref().is_ok_and(|done| done.is_success());
+            let early = done.as_ref().is_ok_and(|done| done.stderr.contains("a daemon is running"));
+            last = Some(done);
+            clean || !early
+        });
+        if !clean || !matches!(&last, Some(Ok(done)) if done.is_success()) {
             let all = self.pi().sh("ps -eo pid,ppid,args").unwrap_or_default();
-            format!("round {}: `meshd cleanup` failed; processes:\n{all}", self.rounds)
-        })?;
+            bail!("round {}: `meshd cleanup` failed: {last:?}; processes:\n{all}", self.rounds);
+        }
         let mut now = String::new();
         let same = wait_until(Duration::from_secs(3), || {
             host_state(self.pi()).is_ok_and(|state| {
