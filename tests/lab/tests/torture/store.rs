@@ -167,7 +167,9 @@ impl Tortured {
         ensure!(lost.is_empty(), "acknowledged names are lost: {lost:?}");
         let known = |id: &str| {
             tokens.as_array().is_some_and(|all| {
-                all.iter().any(|t| t["id"].as_str() == Some(id) || t["id"].to_string() == id)
+                all.iter().any(|t| {
+                    t["id"].as_str() == Some(id) || t["id"].as_u64().is_some_and(|n| n.to_string() == id)
+                })
             })
         };
         let lost: Vec<&String> = self.tokens.iter().filter(|id| !known(id)).collect();
