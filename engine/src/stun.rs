@@ -23,6 +23,7 @@ const MAX_ADDRESSES: usize = 4;
 #[derive(Debug, Default)]
 pub(crate) struct Stun {
     servers: BTreeMap<Endpoint, Server>,
+    open: HashMap<TransactionId, Endpoint>,
     round: Option<Instant>,
 }
 
@@ -41,6 +42,7 @@ impl Stun {
     pub(crate) fn set_relay(&mut self, relay: RelayId, addrs: &[Endpoint], now: Instant) {
         let addrs = &addrs[..addrs.len().min(MAX_ADDRESSES)];
         self.servers.retain(|at, s| s.relay != relay || addrs.contains(at));
+        self.open.retain(|_, at| self.servers.contains_key(at));
         for addr in addrs.iter().filter(|a| a.is_sendable()) {
             self.servers.entry(*addr).or_insert_with(|| Server {
                 relay,
@@ -55,6 +57,7 @@ impl Stun {
     /// Only these relays are left.
     pub(crate) fn retain(&mut self, keep: impl Fn(RelayId) -> bool) {
         self.servers.retain(|_, s| keep(s.relay));
+        self.open.retain(|_, at| self.servers.contains_key(at));
     }
 
     /// Begins a round, unless one began a moment ago.
@@ -81,10 +84,12 @@ impl Stun {
                 Some((0, due)) if due <= now => {
                     server.pending = None;
                     server.sent.clear();
+                    self.open.retain(|_, asked| asked != at);
                 }
                 Some((left, due)) if due <= now => {
                     let id = TransactionId(entropy.bytes());
                     server.sent.insert(id, now);
+                    self.open.insert(id, *at);
                     server.pending = Some((left - 1, now + RETRY));
                     out.push((*at, encode_request(id).to_vec()));
                 }
@@ -105,9 +110,13 @@ impl Stun {
     /// An answer. Returns whether our endpoints may have changed.
     pub(crate) fn handle(&mut self, from: Endpoint, datagram: &[u8], now: Instant) -> bool {
         let Ok(Binding::Success { id, mapped }) = Binding::parse(datagram) else { return false };
+        if self.open.get(&id) != Some(&from) {
+            return false;
+        }
         let Some(server) = self.servers.get_mut(&from) else { return false };
         let Some(sent) = server.sent.get(&id).copied() else { return false };
         server.sent.clear();
+        self.open.retain(|_, asked| *asked != from);
         server.pending = None;
         let rtt = now.saturating_duration_since(sent);
         server.rtt = Some(server.rtt.map_or(rtt, |old| (old * 3 + rtt) / 4));
