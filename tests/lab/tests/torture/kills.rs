@@ -92,21 +92,40 @@ impl Steps {
         ["-e".into(), format!("trace={}", self.calls)]
     }
 
-    /// Arguments of strace that kill at the `k`-th step of any thread.
-    pub(crate) fn kill_at(&self, k: usize) -> [String; 4] {
+    /// Arguments of strace that kill at one step. It counts per thread and per system call.
+    pub(crate) fn kill_at(&self, step: &Step) -> [String; 4] {
         let [flag, trace] = self.watch();
-        [flag, trace, "-e".into(), format!("inject={}:signal=SIGKILL:when={k}", self.calls)]
+        [flag, trace, "-e".into(), format!("inject={}:signal=SIGKILL:when={}", step.call, step.k)]
     }
 }
 
-/// How many lines the busiest thread has in what `strace -f -o` wrote.
-pub(crate) fn busiest_thread(host: &Host, file: &str) -> Result<usize> {
+/// The `k`-th time that a thread makes a system call.
+#[derive(Clone, Debug)]
+pub(crate) struct Step {
+    pub(crate) call: String,
+    pub(crate) k: usize,
+}
+
+/// Every step in what `strace -f -o` wrote.
+pub(crate) fn steps(host: &Host, file: &str) -> Result<Vec<Step>> {
     let text = fs::read_to_string(host.file(file)).context("no trace")?;
-    let mut threads: BTreeMap<&str, usize> = BTreeMap::new();
-    for line in text.lines().filter(|line| !line.contains("resumed>")) {
-        *threads.entry(line.split_whitespace().next().unwrap_or_default()).or_default() += 1;
+    let mut made: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+    let mut most: BTreeMap<&str, usize> = BTreeMap::new();
+    for line in text.lines() {
+        let Some((thread, rest)) = line.split_once(char::is_whitespace) else { continue };
+        let Some((call, _)) = rest.trim_start().split_once('(') else { continue };
+        if !call.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
+            continue;
+        }
+        let count = made.entry((thread, call)).or_default();
+        *count += 1;
+        let most = most.entry(call).or_default();
+        *most = (*most).max(*count);
     }
-    Ok(threads.values().copied().max().unwrap_or(0))
+    Ok(most
+        .into_iter()
+        .flat_map(|(call, most)| (1..=most).map(move |k| Step { call: call.to_owned(), k }))
+        .collect())
 }
 
 /// Attaches strace to all threads of a program that runs.

@@ -8,7 +8,7 @@ use meshd_lab::mesh::{SmallInternet, status, up};
 use meshd_lab::{Host, Process, wait_until, wait_within};
 use rustix::process::Signal;
 
-use crate::kills::{Budget, Steps, attach, busiest_thread, end};
+use crate::kills::{Budget, Step, Steps, attach, end, steps};
 
 /// Where strace writes inside the host.
 const TRACE: &str = "/var/lib/steps";
@@ -130,7 +130,7 @@ pub(crate) fn torture(mut budget: Budget) -> Result<()> {
     for operation in OPERATIONS {
         for class in &CLASSES {
             let steps = node.count(operation, class)?;
-            println!("{operation:?}, {}: {steps} steps", class.name);
+            println!("{operation:?}, {}: {} steps", class.name, steps.len());
             plans.push((operation, class, steps));
         }
     }
@@ -141,9 +141,9 @@ pub(crate) fn torture(mut budget: Budget) -> Result<()> {
                 break 'kills;
             }
             // Spread evenly over the steps; each step once where there are fewer than kills.
-            let k = 1 + if *steps <= each { n } else { n * steps / each };
-            if k <= *steps {
-                node.kill_at(*operation, class, k, &mut budget)?;
+            let place = if steps.len() <= each { n } else { n * steps.len() / each };
+            if let Some(step) = steps.get(place) {
+                node.kill_at(*operation, class, step, &mut budget)?;
             }
         }
     }
@@ -235,15 +235,21 @@ impl Tortured {
     }
 
     /// How many steps of a class an operation has.
-    fn count(&mut self, operation: Operation, class: &Steps) -> Result<usize> {
+    fn count(&mut self, operation: Operation, class: &Steps) -> Result<Vec<Step>> {
         self.step_through(operation, &class.watch())?;
-        busiest_thread(self.pi(), TRACE)
+        steps(self.pi(), TRACE)
     }
 
-    fn kill_at(&mut self, operation: Operation, class: &Steps, k: usize, budget: &mut Budget) -> Result<()> {
+    fn kill_at(
+        &mut self,
+        operation: Operation,
+        class: &Steps,
+        step: &Step,
+        budget: &mut Budget,
+    ) -> Result<()> {
         let died = self
-            .step_through(operation, &class.kill_at(k))
-            .with_context(|| format!("{operation:?} killed at step {k} of {}", class.name))?;
+            .step_through(operation, &class.kill_at(step))
+            .with_context(|| format!("{operation:?} killed at {step:?} of {}", class.name))?;
         let when = if died { "at a step of" } else { "just after" };
         budget.killed(&format!("{} {when} {operation:?}", class.name));
         Ok(())
