@@ -118,7 +118,7 @@ fn answers_are_no_longer_than_what_they_answer() {
     assert!(len(&all[4]) <= len(&all[2]) && len(&all[4]) <= len(&all[5]), "Refused ≤ Attach, Ping");
     assert!(len(&all[6]) <= len(&all[5]), "Pong ≤ Ping");
     assert!(len(&all[7]) <= DATA_HEADER_LEN + MIN_PAYLOAD, "PeerGone ≤ Data");
-    assert!(DATA_HEADER_LEN <= 16);
+    const { assert!(DATA_HEADER_LEN <= 16) };
 }
 
 #[test]
