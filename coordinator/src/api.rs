@@ -1,7 +1,7 @@
 //! REST under `/api/v1`, the same on the unix socket, on TLS and on loopback.
 //!
-//! A thin layer: who asks ([`auth`]), the request parsed into types, one call of the service, the answer
-//! as JSON ([`views`]) or `application/problem+json` ([`problem`]). No rule and no permission lives here.
+//! A thin layer: who asks (`auth`), the request parsed into types, one call of the service, the answer
+//! as JSON ([`views`]) or `application/problem+json` (`problem`). No rule and no permission lives here.
 //!
 //! Over plain HTTP from elsewhere than loopback nothing but `/healthz` is answered.
 

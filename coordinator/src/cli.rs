@@ -1,5 +1,5 @@
 //! The command line: one file per command group. A command asks the running coordinator over its unix
-//! socket, makes an [`Output`] of the answer, and only this file prints.
+//! socket, makes an `Output` of the answer, and only this file prints.
 
 mod api_token;
 mod audit;

@@ -6,7 +6,7 @@
 //!
 //! Invariants:
 //! - nothing is published that is not on the disk, and nothing committed stays unpublished: a commit
-//!   whose caller went away is found by [`Service::maintain`] and published;
+//!   whose caller went away is found by the housekeeping and published;
 //! - a function that takes an [`Actor`] checks its permission before anything else;
 //! - a token is consumed in the commit that adds the node.
 

@@ -2,7 +2,7 @@
 //! comes back is handed over as it is, once it is proved to answer that question.
 //!
 //! It never caches, never reads records and never follows an alias. Hedged races, a cache and stale
-//! answers belong between [`Forwarder::ask`] and [`exchange`].
+//! answers belong between [`Forwarder::ask`] and `exchange`.
 //!
 //! Invariants: every wait is bounded ([`TOTAL`] stays below the 5 s after which glibc gives up); a reply
 //! counts only from the address asked, with the id sent and the question asked, letter case included.

@@ -1,6 +1,6 @@
 //! The daemon: answers the local API, keeps the node in the state its user wants, and stops cleanly.
 //!
-//! One task owns everything ([`Daemon`]); a node that is up is a [`running::Running`] value inside it.
+//! One task owns everything (`Daemon`); a node that is up is a `Running` value inside it.
 //! What the user wants ([`crate::state::Intent`]) is on disk before it is acknowledged, so that a reboot
 //! brings the same state back without a command.
 
