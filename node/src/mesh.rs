@@ -185,7 +185,10 @@ impl Mesh {
                 self.engine.handle_input(Input::RelayAddresses { relay, addrs }, now);
             }
             MeshCommand::Permit(permit) => self.relays.set_permit(permit, now),
-            MeshCommand::LinksChanged => self.relays.reattach(now),
+            MeshCommand::LinksChanged => {
+                self.relays.reattach(now);
+                self.engine.handle_input(Input::LinkChanged, now);
+            }
             MeshCommand::Ping { peer, until, reply } => {
                 self.engine.handle_input(Input::Connect(peer), now);
                 self.pings.push(Waiting { peer, until, reply });

@@ -15,7 +15,8 @@ pub(crate) fn run(globals: &Globals, args: &Run) -> anyhow::Result<ExitCode> {
         .with_paths(args.state_dir.clone(), globals.socket.clone());
     let ring = LogRing::default();
     let writer = LogWriter(ring.clone());
-    let filter = EnvFilter::try_from_env("MESHD_LOG").unwrap_or_else(|_| EnvFilter::new("info,zbus=warn,hickory_server=warn"));
+    let filter = EnvFilter::try_from_env("MESHD_LOG")
+        .unwrap_or_else(|_| EnvFilter::new("info,zbus=warn,hickory_server=warn,boringtun=off"));
     // The journal adds the time itself.
     let under_systemd = std::env::var_os("JOURNAL_STREAM").is_some();
     let subscriber = tracing_subscriber::fmt()

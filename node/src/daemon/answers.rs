@@ -12,7 +12,8 @@ use meshd_proto::localapi::{
 };
 use meshd_proto::netmap::{Peer, PeerKind};
 use meshd_proto::token::JoinToken;
-use meshd_proto::{Hostname, NetworkMap, NodeKey};
+use meshd_proto::{Endpoint, Hostname, NetworkMap, NodeKey};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::broadcast::error::RecvError;
@@ -270,16 +271,25 @@ fn device_config(running: &super::Running, own_key: &NodeKey, addresses: Vec<Str
             allowed.push(text);
         }
     }
-    // A device outside the LAN needs the endpoint that the internet sees: the last one is mapped.
-    let public = running.endpoints.iter().find(|e| meshd_proto::addr::is_public_unicast(e.0.ip()));
     DeviceConfig {
         addresses,
         peer_key: own_key.to_string(),
-        endpoint: public.or(running.endpoints.last()).map(ToString::to_string).unwrap_or_default(),
+        endpoint: outside_endpoint(&running.endpoints).map(ToString::to_string).unwrap_or_default(),
         allowed_ips: allowed,
         dns: me.map(|m| m.prefixes.resolver().v4.to_string()).into_iter().collect(),
         search: map.dns.config.as_ref().map(|c| c.domain.to_string()).unwrap_or_default(),
     }
+}
+
+/// Where a device on the internet reaches this node: mapped or own addresses of IPv4 first, since every
+/// network has that; never an address of a LAN unless there is nothing else.
+fn outside_endpoint(endpoints: &[Endpoint]) -> Option<&Endpoint> {
+    let rank = |e: &&Endpoint| match e.0.ip() {
+        IpAddr::V4(v4) if !v4.is_private() && !v4.is_link_local() => 0,
+        IpAddr::V6(v6) if !v6.is_unique_local() && !v6.is_unicast_link_local() => 1,
+        _ => 2,
+    };
+    endpoints.iter().min_by_key(rank)
 }
 
 /// A peer by name, full name or mesh address.

@@ -3,9 +3,9 @@
 use std::fs;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use meshd_lab::mesh::{Coordinator, fetch, mesh_address, ping_until, up};
-use meshd_lab::{Host, Lab, Nat};
+use meshd_lab::{Host, Lab, Nat, wait_until};
 
 /// WireGuard starts a new handshake after 120 s of traffic.
 const PAST_A_REKEY: Duration = Duration::from_secs(135);
@@ -25,8 +25,10 @@ fn bring_up(device: &Host, config: &str) -> Result<()> {
         .map(|line| format!("{line}\n"))
         .collect();
     fs::write(device.file("/etc/wg0.conf"), keys)?;
-    device
-        .sh("WG_PROCESS_FOREGROUND=0 wireguard-go wg0 >/var/lib/wg.log 2>&1; wg setconf wg0 /etc/wg0.conf")?;
+    let peer = device.spawn("wireguard-go", ["-f", "wg0"])?;
+    let listens = wait_until(Duration::from_secs(5), || device.sh("wg show wg0").is_ok());
+    ensure!(listens, "wireguard-go did not start: {}", peer.log());
+    device.sh("wg setconf wg0 /etc/wg0.conf")?;
     for address in value(config, "Address")?.split(',') {
         device.sh(&format!("ip addr add {} dev wg0", address.trim()))?;
     }
@@ -41,7 +43,7 @@ fn bring_up(device: &Host, config: &str) -> Result<()> {
 fn wireguard_go_joins_by_an_exported_config_and_goes_on_across_a_rekey() -> Result<()> {
     let lab = Lab::new("interop")?;
     let (vps, vps4, _) = lab.server("vps")?;
-    let (hub, _, _) = lab.server("hub")?;
+    let (hub, public4, _) = lab.server("hub")?;
     let away = lab.router("away", Nat::Home)?;
     let (phone, _, _) = lab.behind(&away, "phone")?;
     let (thief, _, _) = lab.server("thief")?;
@@ -51,6 +53,8 @@ fn wireguard_go_joins_by_an_exported_config_and_goes_on_across_a_rekey() -> Resu
     let hub4 = mesh_address(&hub)?;
 
     let config = hub.run("meshd", ["export", "wg-quick", "phone", "--no-qr"])?.success()?.stdout;
+    // The lab's addresses are documentation ranges, which the node does not take for public ones.
+    let config = config.replace(&value(&config, "Endpoint")?, &format!("{public4}:41820"));
     bring_up(&phone, &config)?;
     ping_until(&phone, &hub4.to_string(), Duration::from_secs(15))?;
     let phone4 = value(&config, "Address")?.split(['/', ',']).next().unwrap_or_default().to_owned();
