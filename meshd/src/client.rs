@@ -1,15 +1,16 @@
 //! The command line's side of the local API.
 
+use crate::clock::now;
 use crate::output::CliError;
 use meshd_proto::localapi::{Ask, LENGTH_PREFIX, Request, Response, Tell, frame, frame_len};
 use prost::Message;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A question that was asked; iterate for its answers.
-pub(crate) struct Answers(UnixStream);
+pub(crate) struct Answers(UnixStream, Option<Instant>);
 
 /// Whether a daemon answers on the socket.
 pub(crate) fn daemon_runs(socket: &Path) -> bool {
@@ -30,14 +31,13 @@ pub(crate) fn ask(socket: &Path, ask: Ask) -> Result<Answers, CliError> {
         _ => CliError::new(format!("cannot reach the daemon at {}: {e}", socket.display()), ""),
     })?;
     stream.write_all(&frame(&Request { ask: Some(ask) })).map_err(lost)?;
-    Ok(Answers(stream))
+    Ok(Answers(stream, None))
 }
 
 impl Answers {
-    /// Waits at most this long for each answer.
-    pub(crate) fn with_timeout(self, timeout: Duration) -> Self {
-        // A socket without a timeout only waits longer.
-        let _ = self.0.set_read_timeout(Some(timeout));
+    /// Waits at most this long for all answers together.
+    pub(crate) fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.1 = Some(now() + timeout);
         self
     }
 
@@ -60,6 +60,11 @@ impl Answers {
     }
 
     fn read(&mut self) -> Result<Response, CliError> {
+        if let Some(deadline) = self.1 {
+            // Zero would mean "for ever".
+            let left = deadline.saturating_duration_since(now()).max(Duration::from_millis(1));
+            self.0.set_read_timeout(Some(left)).map_err(lost)?;
+        }
         let mut prefix = [0; LENGTH_PREFIX];
         self.0.read_exact(&mut prefix).map_err(lost)?;
         let len = frame_len(prefix).map_err(|e| CliError::new(e.to_string(), ""))?;

@@ -4,6 +4,7 @@
 
 mod cli;
 mod client;
+mod clock;
 mod cmd;
 mod output;
 mod service;
