@@ -283,9 +283,9 @@ impl Mesh {
                 Event::PathChanged { peer, from, to, why } => {
                     let name = self.map.peers.get(&peer).map(|p| p.name.as_str());
                     tracing::info!(peer = name, ?from, ?to, why = why.as_str(), "path changed");
-                    self.tell(MeshEvent::PeerChanged(peer)).await;
+                    self.hint(MeshEvent::PeerChanged(peer));
                 }
-                Event::PeerUp(peer) | Event::PeerDown(peer) => self.tell(MeshEvent::PeerChanged(peer)).await,
+                Event::PeerUp(peer) | Event::PeerDown(peer) => self.hint(MeshEvent::PeerChanged(peer)),
                 Event::FlowsCut { count } => {
                     tracing::info!(count, "a change of policy cut live flows");
                 }
@@ -341,6 +341,11 @@ impl Mesh {
         for ping in Vec::<Waiting>::from_iter(answered) {
             let _ = ping.reply.send(Some(pong));
         }
+    }
+
+    /// Tells what the daemon looks at by itself too, a little later: a burst of it must not stop this task.
+    fn hint(&self, event: MeshEvent) {
+        let _ = self.events.try_send(event);
     }
 
     async fn tell(&self, event: MeshEvent) {

@@ -4,7 +4,8 @@ use meshd_proto::addr::PrefixError;
 use meshd_proto::id::NameError;
 use meshd_proto::limits::MAX_ADVERTISED_ROUTES;
 use meshd_proto::localapi::{PrefixList, Settings as Patch};
-use meshd_proto::{Hostname, Prefix};
+use meshd_proto::{Hostname, MeshPrefixes, Prefix};
+use std::net::IpAddr;
 
 /// The settings of a node, whole.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -64,6 +65,14 @@ pub enum SettingsError {
     /// A default route among the subnet routes.
     #[error("{0} is a default route: use --advertise-exit-node to carry internet traffic")]
     Default(Prefix),
+    /// A range that cannot lie behind a node.
+    #[error(
+        "{0} cannot be advertised: loopback, link-local, multicast and reserved ranges lie behind no node"
+    )]
+    Special(Prefix),
+    /// The mesh's own range.
+    #[error("{0} overlaps the mesh's own range {1}: nodes are reached by their own addresses already")]
+    MeshRange(Prefix, ipnet::IpNet),
     /// More than anybody needs.
     #[error("{0} routes are too many: at most {MAX_ADVERTISED_ROUTES} can be advertised")]
     TooMany(usize),
@@ -104,6 +113,21 @@ impl Settings {
         Ok(next)
     }
 
+    /// Checks what only a member can know: that nothing advertised overlaps the mesh itself.
+    ///
+    /// # Errors
+    /// Names the prefix and the range.
+    pub fn check_against(&self, mesh: &MeshPrefixes) -> Result<(), SettingsError> {
+        let ranges = [ipnet::IpNet::V4(mesh.v4), ipnet::IpNet::V6(mesh.v6)];
+        for prefix in &self.advertise_routes {
+            let net = prefix.net();
+            if let Some(range) = ranges.iter().find(|r| r.contains(&net) || net.contains(*r)) {
+                return Err(SettingsError::MeshRange(*prefix, *range));
+            }
+        }
+        Ok(())
+    }
+
     /// All settings as the local API shows them.
     pub fn shown(&self) -> Patch {
         let list = |l: &[Prefix]| Some(PrefixList { prefixes: l.iter().map(ToString::to_string).collect() });
@@ -137,12 +161,26 @@ fn advertised(list: &PrefixList) -> Result<Vec<Prefix>, SettingsError> {
     if let Some(default) = parsed.iter().find(|p| p.is_default()) {
         return Err(SettingsError::Default(*default));
     }
+    if let Some(special) = parsed.iter().find(|p| is_special(**p)) {
+        return Err(SettingsError::Special(*special));
+    }
     for (i, a) in parsed.iter().enumerate() {
         if let Some(b) = parsed[i + 1..].iter().find(|b| a.overlaps(b)) {
             return Err(SettingsError::Overlap(*a, *b));
         }
     }
     Ok(parsed)
+}
+
+fn is_special(prefix: Prefix) -> bool {
+    let first = prefix.net().network();
+    first.is_multicast()
+        || first.is_loopback()
+        || first.is_unspecified()
+        || match first {
+            IpAddr::V4(v4) => v4.is_link_local() || v4.octets()[0] >= 240 || v4.octets()[0] == 0,
+            IpAddr::V6(v6) => v6.is_unicast_link_local(),
+        }
 }
 
 #[cfg(test)]
@@ -169,6 +207,10 @@ mod tests {
         assert!(refuse(&["192.168.1.7/24"]).contains("did you mean `192.168.1.0/24`"));
         assert!(refuse(&["10.0.0.0/8", "10.1.0.0/16"]).contains("overlap"));
         assert!(refuse(&["0.0.0.0/0"]).contains("--advertise-exit-node"));
+        assert!(refuse(&["169.254.0.0/16"]).contains("link-local"));
+        let mesh = MeshPrefixes { v4: "10.7.0.0/16".parse().unwrap(), v6: "fd00::/48".parse().unwrap() };
+        let wide = Settings::default().patched(&routes(&["10.0.0.0/8"])).unwrap();
+        assert!(wide.check_against(&mesh).unwrap_err().to_string().contains("mesh's own range 10.7.0.0/16"));
     }
 
     #[test]

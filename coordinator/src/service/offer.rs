@@ -91,6 +91,12 @@ pub(super) fn check(model: &Model, routes: &BTreeSet<Prefix>) -> Result<(), Regi
     }
 }
 
+/// Those of `routes` that [`check`] has nothing against.
+pub(super) fn sound(model: &Model, routes: &BTreeSet<Prefix>) -> BTreeSet<Prefix> {
+    let sound = routes.iter().copied().filter(|p| fault(model, *p).is_none());
+    sound.take(limits::MAX_ADVERTISED_ROUTES).collect()
+}
+
 fn fault(model: &Model, prefix: Prefix) -> Option<&'static str> {
     let mesh = &model.mesh.prefixes;
     let overlaps = |net: ipnet::IpNet| Prefix::new(net.trunc()).is_ok_and(|p| p.overlaps(&prefix));

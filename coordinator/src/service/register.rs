@@ -141,7 +141,6 @@ fn plan(
     next: NodeId,
     now: UnixSeconds,
 ) -> Result<Planned, RegisterError> {
-    offer::check(model, &request.advertised)?;
     let mine = model.node_by_machine_key(&request.machine_key);
     if let Some(holder) = model.node_by_key(&request.node_key)
         && mine.is_none_or(|m| m.id != holder.id)
@@ -151,6 +150,7 @@ fn plan(
     match mine {
         Some(node) => plan_return(model, node, request, token, now),
         None => {
+            offer::check(model, &request.advertised)?;
             let token = usable(request, token, now)?;
             plan_join(model, request, token, next, now)
         }
@@ -266,7 +266,8 @@ fn plan_return(
     offer::apply(
         model,
         &mut next,
-        &request.advertised,
+        // A member is not put out for a route: what cannot be routed is left out.
+        &offer::sound(model, &request.advertised),
         request.exit,
         Some(&Hostname::sanitized(&request.hostname)),
     );

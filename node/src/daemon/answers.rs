@@ -77,7 +77,7 @@ impl Daemon {
         };
         let mut intent = self.intent.clone();
         if let Some(patch) = &up.settings {
-            intent.settings = patched(&intent.settings, patch)?;
+            intent.settings = self.patched(patch)?;
         }
         intent.up = true;
         self.store_intent(intent)?;
@@ -137,13 +137,27 @@ impl Daemon {
     }
 
     async fn set(&mut self, patch: &Patch) -> Response {
-        let stored = patched(&self.intent.settings, patch)
+        let stored = self
+            .patched(patch)
             .and_then(|settings| self.store_intent(crate::state::Intent { settings, ..self.intent.clone() }));
         if let Err(failure) = stored {
             return Response::last(Tell::Failed(failure));
         }
         self.apply_settings().await;
         Response::last(Tell::Status(Box::new(self.status().await)))
+    }
+
+    /// The settings with `patch` on top, checked against the mesh this node is in.
+    fn patched(&self, patch: &Patch) -> Result<crate::settings::Settings, Failure> {
+        let refused = |e: crate::settings::SettingsError| Failure {
+            exit_code: 2,
+            ..Failure::new(e.to_string(), "nothing was changed")
+        };
+        let settings = self.intent.settings.patched(patch).map_err(refused)?;
+        if let Some(me) = self.running.as_ref().and_then(|r| r.map.me.as_ref()) {
+            settings.check_against(&me.prefixes).map_err(refused)?;
+        }
+        Ok(settings)
     }
 
     /// On disk first, then in force.
@@ -307,15 +321,6 @@ fn find_peer<'m>(map: &'m NetworkMap, target: &str) -> Result<&'m Peer, Failure>
             "see the names in `meshd status`; a node that policy hides from this one is not listed",
         )
     })
-}
-
-fn patched(
-    settings: &crate::settings::Settings,
-    patch: &Patch,
-) -> Result<crate::settings::Settings, Failure> {
-    settings
-        .patched(patch)
-        .map_err(|e| Failure { exit_code: 2, ..Failure::new(e.to_string(), "nothing was changed") })
 }
 
 fn how_to_join() -> Failure {

@@ -15,6 +15,8 @@ use std::sync::Arc;
 
 /// A clock that is further off than this is worth telling, in seconds.
 const CLOCK_TOLERANCE: i64 = 300;
+/// How often a confirmation of an unchanged map is written, in seconds.
+const CONFIRMED_ON_DISK: u64 = 3600;
 
 impl Daemon {
     pub(super) async fn control_event(&mut self, event: ControlEvent) {
@@ -35,7 +37,15 @@ impl Daemon {
                     }
                     self.membership = Some(membership);
                 }
+                self.map_confirmed();
                 self.progress("connected to the coordinator").await;
+                if let Some(running) = &mut self.running {
+                    // Its address may be new, and so may be that of the relay inside it.
+                    running.resolve_relays(true);
+                    if std::mem::replace(&mut running.lapsed, false) {
+                        self.apply_map().await;
+                    }
+                }
             }
             ControlEvent::Map(map) => {
                 if let Err(error) = self.state.set_map(&map, clock::wall()) {
@@ -43,13 +53,15 @@ impl Daemon {
                 }
                 running.map = map;
                 running.confirmed = clock::wall();
+                running.confirmed_on_disk = running.confirmed;
+                running.lapsed = false;
                 self.apply_map().await;
             }
             ControlEvent::Hints(hints) => running.tell_mesh(MeshCommand::Hints(hints)).await,
             ControlEvent::Permit(permit) => running.tell_mesh(MeshCommand::Permit(permit)).await,
             ControlEvent::Reply { id, answer } => self.call_answered(id, answer).await,
             ControlEvent::Alive(time) => {
-                running.confirmed = clock::wall();
+                self.map_confirmed();
                 self.coordinator_time(time);
             }
             ControlEvent::Refused(refusal) => {
@@ -216,7 +228,7 @@ impl Daemon {
         if let (Some(name), None) = (&settings.exit_node, exit) {
             problems.push(Problem {
                 what: format!("the exit node `{name}` is not in the mesh"),
-                why: "no node of that name or address is known here, so internet traffic goes out directly"
+                why: "no node of that name or address is known here, so internet traffic is blocked"
                     .to_owned(),
                 help: "see the names in `meshd status`, then `meshd set --exit-node NAME`".to_owned(),
             });
@@ -234,23 +246,46 @@ impl Daemon {
             return;
         }
         if self.lease_is_over() {
-            tracing::warn!("the stored map is older than its lease: the node stops using it");
-            let failure = Failure::new("the stored map is too old", "the coordinator must be reached again");
-            self.hindrance = Hindrance::Broken(failure);
-            if let Some(running) = &mut self.running {
-                running.map = Arc::new(NetworkMap::empty(running.map.network));
-                let map = Arc::clone(&running.map);
-                self.names.set_map(&map);
-                running.tell_mesh(MeshCommand::Map(map)).await;
-                running.applied = false;
-            }
-            if let Err(error) = self.host.down().await {
-                tracing::error!(%error, "the host could not be restored");
-            }
+            self.lapse().await;
             return;
         }
         if self.running.as_ref().is_some_and(|r| r.applied) {
             self.apply_host(true).await;
+        }
+    }
+
+    /// The stored map is too old: nothing of it stays in force until the coordinator is back.
+    async fn lapse(&mut self) {
+        let Some(running) = &mut self.running else { return };
+        if std::mem::replace(&mut running.lapsed, true) {
+            return;
+        }
+        tracing::warn!(
+            "the stored map is older than its lease: it is not used until the coordinator is back"
+        );
+        let nothing = Arc::new(NetworkMap::empty(running.map.network));
+        running.applied = false;
+        self.names.set_map(&nothing);
+        running.tell_mesh(MeshCommand::Map(nothing)).await;
+        // The host's DNS first: its resolver goes away with the addresses.
+        self.names.take_down().await;
+        if let Err(error) = self.host.down().await {
+            tracing::error!(%error, "the host could not be restored");
+        }
+    }
+
+    /// The coordinator confirmed the map just now. On disk at most hourly: the lease counts from there
+    /// after a restart.
+    fn map_confirmed(&mut self) {
+        let Some(running) = &mut self.running else { return };
+        running.confirmed = clock::wall();
+        if running.confirmed.0 >= running.confirmed_on_disk.0.saturating_add(CONFIRMED_ON_DISK)
+            && running.map.me.is_some()
+        {
+            running.confirmed_on_disk = running.confirmed;
+            if let Err(error) = self.state.set_map(&running.map, running.confirmed) {
+                tracing::error!(%error, "the map could not be stored");
+            }
         }
     }
 

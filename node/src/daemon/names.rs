@@ -34,6 +34,8 @@ pub(super) struct HostNames {
     handles: Handles,
     /// The exit node whose resolver is asked instead of the host's.
     exit: Option<MeshAddrs>,
+    /// An exit node was chosen that is not in the mesh, and nothing may leave beside it.
+    exit_missing: bool,
     shutdown: CancellationToken,
     tasks: JoinSet<()>,
     supervisor: Option<Supervisor>,
@@ -67,6 +69,7 @@ impl HostNames {
             desired,
             handles,
             exit: None,
+            exit_missing: false,
             shutdown,
             tasks,
             supervisor,
@@ -130,6 +133,7 @@ impl HostNames {
             server.shutdown().await;
         }
         self.exit = None;
+        self.exit_missing = false;
         self.problem.clear();
     }
 
@@ -145,6 +149,8 @@ impl HostNames {
     fn set_upstreams(&self) {
         let upstreams = match &self.exit {
             // Through the mesh, so unmarked.
+            // Blocked as the rest of the traffic is: a question that leaves beside the exit is a leak.
+            _ if self.exit_missing => Vec::new(),
             Some(exit) => vec![Upstream { addr: SocketAddr::new(exit.v4.into(), 53), mark: None }],
             None => {
                 let previous = self.handles.previous.borrow();
@@ -202,6 +208,8 @@ impl Daemon {
         names.listen_as_exit(me, self.config.interface.as_str());
         let exit = super::apply::exit_node(&self.intent.settings, map);
         names.exit = exit.and_then(|id| map.peers.get(&id)).map(|p| p.addrs);
+        let settings = &self.intent.settings;
+        names.exit_missing = settings.exit_node.is_some() && names.exit.is_none() && !settings.exit_fallback;
         names.set_upstreams();
         let wanted = self.intent.settings.accept_dns && names.server.is_some();
         let desired = match (wanted, ifindex(self.config.interface.as_str())) {

@@ -23,10 +23,10 @@ use tokio::task::JoinSet;
 
 /// Commands and events that may wait between the tasks.
 const QUEUE: usize = 256;
-/// How long to wait before a relay's name is resolved again after a failure.
-const RESOLVE_RETRY: Duration = Duration::from_secs(10);
-/// Tries to resolve a relay's name before the next map or link change.
-const RESOLVE_TRIES: u32 = 6;
+/// The mesh task answers at once; if it cannot, the daemon must go on.
+pub(super) const MESH_ANSWER: Duration = Duration::from_secs(2);
+/// How long to wait before a relay's name is resolved again after a failure; doubles up to the second.
+const RESOLVE_RETRY: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(60)];
 
 /// Something that the daemon should look at.
 pub(super) enum RunningEvent {
@@ -68,6 +68,10 @@ pub(super) struct Running {
     pub(super) map: Arc<NetworkMap>,
     /// When the coordinator last confirmed the map.
     pub(super) confirmed: UnixSeconds,
+    /// What of that is on disk.
+    pub(super) confirmed_on_disk: UnixSeconds,
+    /// Whether the stored map is past its lease and not in force.
+    pub(super) lapsed: bool,
     pub(super) link: Link,
     /// Whether addresses and routes of the map are on the host.
     pub(super) applied: bool,
@@ -158,6 +162,8 @@ impl Running {
             membership: join.membership,
             map,
             confirmed,
+            confirmed_on_disk: confirmed,
+            lapsed: false,
             link: Link { address, reason: "connecting".to_owned(), ..Link::default() },
             applied: false,
             problems: Vec::new(),
@@ -204,7 +210,9 @@ impl Running {
     pub(super) async fn is_reached(&self, node: NodeId) -> bool {
         let (reply, status) = oneshot::channel();
         self.tell_mesh(MeshCommand::Status(reply)).await;
-        let reached = status.await.is_ok_and(|s| s.peers.iter().any(|p| p.id == node && p.session));
+        let status = tokio::time::timeout(MESH_ANSWER, status).await;
+        let reached =
+            status.is_ok_and(|s| s.is_ok_and(|s| s.peers.iter().any(|p| p.id == node && p.session)));
         if !reached {
             let (reply, _) = oneshot::channel();
             let until = clock::now() + Duration::from_secs(3);
@@ -217,6 +225,9 @@ impl Running {
     pub(super) fn resolve_relays(&mut self, all: bool) {
         let relays: HashMap<RelayId, (Vec<String>, u16)> =
             self.map.relays.values().map(|r| (r.id, (r.hosts.clone(), r.udp_port))).collect();
+        if all {
+            self.resolving.abort_all();
+        }
         for (relay, at) in &relays {
             if all || self.relay_hosts.get(relay) != Some(at) {
                 self.resolving.spawn(resolve(*relay, at.0.clone(), at.1, self.resolved_tx.clone()));
@@ -315,7 +326,8 @@ async fn resolve(
     port: u16,
     found: mpsc::Sender<(RelayId, Vec<Endpoint>)>,
 ) {
-    for _ in 0..RESOLVE_TRIES {
+    let mut pause = RESOLVE_RETRY[0];
+    loop {
         let mut addrs = Vec::new();
         for host in &hosts {
             let bare = host.trim_start_matches('[').trim_end_matches(']');
@@ -329,6 +341,7 @@ async fn resolve(
             let _ = found.send((relay, addrs)).await;
             return;
         }
-        tokio::time::sleep(RESOLVE_RETRY).await;
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(RESOLVE_RETRY[1]);
     }
 }

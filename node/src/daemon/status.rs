@@ -88,7 +88,7 @@ impl Daemon {
 async fn engine_status(running: &Running) -> Option<EngineStatus> {
     let (reply, status) = oneshot::channel();
     running.mesh.send(MeshCommand::Status(reply)).await.ok()?;
-    status.await.ok()
+    tokio::time::timeout(super::running::MESH_ANSWER, status).await.ok()?.ok()
 }
 
 fn self_status(running: &Running, engine: Option<&EngineStatus>) -> SelfStatus {
