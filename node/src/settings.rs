@@ -5,7 +5,6 @@ use meshd_proto::id::NameError;
 use meshd_proto::limits::MAX_ADVERTISED_ROUTES;
 use meshd_proto::localapi::{PrefixList, Settings as Patch};
 use meshd_proto::{Hostname, MeshPrefixes, Prefix};
-use std::net::IpAddr;
 
 /// The settings of a node, whole.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -161,7 +160,7 @@ fn advertised(list: &PrefixList) -> Result<Vec<Prefix>, SettingsError> {
     if let Some(default) = parsed.iter().find(|p| p.is_default()) {
         return Err(SettingsError::Default(*default));
     }
-    if let Some(special) = parsed.iter().find(|p| is_special(**p)) {
+    if let Some(special) = parsed.iter().find(|p| !p.can_lie_behind_a_node()) {
         return Err(SettingsError::Special(*special));
     }
     for (i, a) in parsed.iter().enumerate() {
@@ -170,17 +169,6 @@ fn advertised(list: &PrefixList) -> Result<Vec<Prefix>, SettingsError> {
         }
     }
     Ok(parsed)
-}
-
-fn is_special(prefix: Prefix) -> bool {
-    let first = prefix.net().network();
-    first.is_multicast()
-        || first.is_loopback()
-        || first.is_unspecified()
-        || match first {
-            IpAddr::V4(v4) => v4.is_link_local() || v4.octets()[0] >= 240 || v4.octets()[0] == 0,
-            IpAddr::V6(v6) => v6.is_unicast_link_local(),
-        }
 }
 
 #[cfg(test)]

@@ -151,6 +151,17 @@ impl Prefix {
         self.0.prefix_len() == 0
     }
 
+    /// Whether such a range can be behind a node at all: not loopback, link-local, multicast, unspecified
+    /// or reserved (RFC 6890). A default route is asked about elsewhere.
+    pub fn can_lie_behind_a_node(&self) -> bool {
+        let first = self.0.network();
+        let local = match first {
+            IpAddr::V4(v4) => v4.is_link_local() || v4.octets()[0] >= 240 || v4.octets()[0] == 0,
+            IpAddr::V6(v6) => v6.is_unicast_link_local(),
+        };
+        !(local || first.is_multicast() || first.is_loopback() || first.is_unspecified())
+    }
+
     /// Whether the two share an address.
     pub fn overlaps(&self, other: &Self) -> bool {
         self.0.contains(&other.0) || other.0.contains(&self.0)
@@ -221,6 +232,25 @@ mod tests {
         );
         assert!("192.168.1.0".parse::<Prefix>().is_err());
         assert!("::/0".parse::<Prefix>().unwrap().is_default());
+    }
+
+    #[test]
+    fn ranges_of_one_link_or_of_nobody_lie_behind_no_node() {
+        for prefix in ["192.168.1.0/24", "100.64.0.0/10", "8.8.8.0/24", "fd00:1::/64", "2a00::/16"] {
+            assert!(prefix.parse::<Prefix>().unwrap().can_lie_behind_a_node(), "{prefix}");
+        }
+        for prefix in [
+            "127.0.0.0/8",
+            "169.254.0.0/16",
+            "224.0.0.0/4",
+            "240.0.0.0/4",
+            "0.0.0.0/8",
+            "::1/128",
+            "fe80::/64",
+            "ff00::/8",
+        ] {
+            assert!(!prefix.parse::<Prefix>().unwrap().can_lie_behind_a_node(), "{prefix}");
+        }
     }
 
     #[test]

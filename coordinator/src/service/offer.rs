@@ -5,7 +5,6 @@ use crate::model::{Model, NodeRecord, Write};
 use crate::store::Batch;
 use meshd_proto::{Hostname, NodeId, Prefix, UnixSeconds, limits};
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 
 impl Service {
     /// A node replaces what it offers. Approvals stay: what is offered again later counts again.
@@ -106,13 +105,6 @@ fn fault(model: &Model, prefix: Prefix) -> Option<&'static str> {
     if overlaps(mesh.v4.into()) || overlaps(mesh.v6.into()) {
         return Some("it overlaps the mesh's own range");
     }
-    let first = prefix.net().network();
-    let special = first.is_multicast()
-        || first.is_loopback()
-        || first.is_unspecified()
-        || match first {
-            IpAddr::V4(v4) => v4.is_link_local() || v4.octets()[0] >= 240 || v4.octets()[0] == 0,
-            IpAddr::V6(v6) => v6.is_unicast_link_local(),
-        };
-    special.then_some("loopback, link-local, multicast and reserved ranges cannot lie behind a node")
+    (!prefix.can_lie_behind_a_node())
+        .then_some("loopback, link-local, multicast and reserved ranges cannot lie behind a node")
 }

@@ -251,6 +251,17 @@ async fn routes_nobody_can_have_are_refused_with_the_reason() {
 }
 
 #[tokio::test]
+async fn a_member_with_a_bad_route_stays_a_member_without_that_route() {
+    let (_dir, service) = fresh().await;
+    let secret = token(&service, |_| {}).await;
+    let first = service.register(&machine(1, Some(&secret)), NOW).await.unwrap().node;
+    let advertised = [lan(), "169.254.0.0/16".parse().unwrap()].into();
+    let back = service.register(&RegisterRequest { advertised, ..machine(1, None) }, NOW).await.unwrap().node;
+    assert_eq!(back, first);
+    assert_eq!(service.model().nodes[&first].advertised, [lan()].into());
+}
+
+#[tokio::test]
 async fn the_policy_approves_routes_by_itself_where_it_says_so() {
     let (_dir, service) = fresh().await;
     let secret = token(&service, |t| t.tags = ["tag:router".parse().unwrap()].into()).await;
