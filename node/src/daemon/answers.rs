@@ -246,9 +246,7 @@ impl Daemon {
         let running = self.running.as_mut().filter(|r| r.link.connected).ok_or_else(|| {
             Failure::new("a device is joined by the coordinator, which is away", "try again later")
         })?;
-        let id = running.next_call;
-        running.next_call += 1;
-        running.calls.insert(id, answers.clone());
+        let id = running.calls.add(answers.clone());
         running.tell_control(Command::Call { id, call: Call::CreateDevice { name, key } }).await;
         Ok(())
     }
@@ -256,7 +254,7 @@ impl Daemon {
     /// The coordinator answered a call.
     pub(super) async fn call_answered(&mut self, id: u64, answer: Answer) {
         let Some(running) = &mut self.running else { return };
-        let Some(client) = running.calls.remove(&id) else { return };
+        let Some(client) = running.calls.take(id) else { return };
         let tell = match answer {
             Answer::Done => Tell::Done(Empty {}),
             Answer::Failed { message, hint } => Tell::Failed(Failure::new(message, hint)),

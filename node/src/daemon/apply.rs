@@ -42,7 +42,7 @@ impl Daemon {
                 if let Some(running) = &mut self.running {
                     // Its address may be new, and so may be that of the relay inside it.
                     running.resolve_relays(true);
-                    if std::mem::replace(&mut running.lapsed, false) {
+                    if std::mem::replace(&mut running.lease.lapsed, false) {
                         self.apply_map().await;
                     }
                 }
@@ -52,9 +52,9 @@ impl Daemon {
                     tracing::error!(%error, "the map could not be stored: a restart would need the coordinator");
                 }
                 running.map = map;
-                running.confirmed = clock::wall();
-                running.confirmed_on_disk = running.confirmed;
-                running.lapsed = false;
+                running.lease.confirmed = clock::wall();
+                running.lease.confirmed_on_disk = running.lease.confirmed;
+                running.lease.lapsed = false;
                 self.apply_map().await;
             }
             ControlEvent::Hints(hints) => running.tell_mesh(MeshCommand::Hints(hints)).await,
@@ -94,6 +94,15 @@ impl Daemon {
                 }
                 running.link.connected = false;
                 running.link.reason = why.clone();
+                // Their answers were to come over this session.
+                let lost = Failure::new(
+                    format!("the connection to the coordinator was lost: {why}"),
+                    "`meshd status` says when it is back; then try again",
+                );
+                for client in running.calls.take_all() {
+                    // A client that does not read its answers is its own loss: the daemon goes on.
+                    let _ = client.try_send(Response::last(Tell::Failed(lost.clone())));
+                }
                 self.progress(&format!("no connection to the coordinator yet: {why}")).await;
             }
         }
@@ -257,7 +266,7 @@ impl Daemon {
     /// The stored map is too old: nothing of it stays in force until the coordinator is back.
     async fn lapse(&mut self) {
         let Some(running) = &mut self.running else { return };
-        if std::mem::replace(&mut running.lapsed, true) {
+        if std::mem::replace(&mut running.lease.lapsed, true) {
             return;
         }
         tracing::warn!(
@@ -278,12 +287,12 @@ impl Daemon {
     /// after a restart.
     fn map_confirmed(&mut self) {
         let Some(running) = &mut self.running else { return };
-        running.confirmed = clock::wall();
-        if running.confirmed.0 >= running.confirmed_on_disk.0.saturating_add(CONFIRMED_ON_DISK)
+        running.lease.confirmed = clock::wall();
+        if running.lease.confirmed.0 >= running.lease.confirmed_on_disk.0.saturating_add(CONFIRMED_ON_DISK)
             && running.map.me.is_some()
         {
-            running.confirmed_on_disk = running.confirmed;
-            if let Err(error) = self.state.set_map(&running.map, running.confirmed) {
+            running.lease.confirmed_on_disk = running.lease.confirmed;
+            if let Err(error) = self.state.set_map(&running.map, running.lease.confirmed) {
                 tracing::error!(%error, "the map could not be stored");
             }
         }
@@ -292,7 +301,7 @@ impl Daemon {
     fn lease_is_over(&self) -> bool {
         let Some(running) = &self.running else { return false };
         let Some(me) = &running.map.me else { return false };
-        !running.link.connected && clock::wall().0 > running.confirmed.0.saturating_add(me.map_lease)
+        !running.link.connected && clock::wall().0 > running.lease.confirmed.0.saturating_add(me.map_lease)
     }
 
     fn coordinator_time(&mut self, time: UnixSeconds) {

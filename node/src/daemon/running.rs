@@ -50,6 +50,42 @@ pub(super) struct Link {
     pub(super) clock_offset: i64,
 }
 
+/// How fresh the map in force is; a node that hears nothing from its coordinator may use it for a time only.
+pub(super) struct MapLease {
+    /// When the coordinator last confirmed the map.
+    pub(super) confirmed: UnixSeconds,
+    /// What of that is on disk.
+    pub(super) confirmed_on_disk: UnixSeconds,
+    /// Whether the stored map is past its lease and not in force.
+    pub(super) lapsed: bool,
+}
+
+/// Calls to the coordinator that wait for their answer, each with the local client that asked.
+#[derive(Default)]
+pub(super) struct Calls {
+    waiting: HashMap<u64, mpsc::Sender<Response>>,
+    last: u64,
+}
+
+impl Calls {
+    /// Keeps `client` for the answer; the number goes with the call.
+    pub(super) fn add(&mut self, client: mpsc::Sender<Response>) -> u64 {
+        self.last += 1;
+        self.waiting.insert(self.last, client);
+        self.last
+    }
+
+    /// Who asked; each call is answered once.
+    pub(super) fn take(&mut self, id: u64) -> Option<mpsc::Sender<Response>> {
+        self.waiting.remove(&id)
+    }
+
+    /// All who wait: the session that carried their calls is gone, and no answer comes any more.
+    pub(super) fn take_all(&mut self) -> Vec<mpsc::Sender<Response>> {
+        self.waiting.drain().map(|(_, client)| client).collect()
+    }
+}
+
 /// A node that is up.
 pub(super) struct Running {
     pub(super) mesh: mpsc::Sender<MeshCommand>,
@@ -66,12 +102,7 @@ pub(super) struct Running {
     /// Where it is joining or has joined; written to disk with the first welcome.
     pub(super) membership: crate::state::Membership,
     pub(super) map: Arc<NetworkMap>,
-    /// When the coordinator last confirmed the map.
-    pub(super) confirmed: UnixSeconds,
-    /// What of that is on disk.
-    pub(super) confirmed_on_disk: UnixSeconds,
-    /// Whether the stored map is past its lease and not in force.
-    pub(super) lapsed: bool,
+    pub(super) lease: MapLease,
     pub(super) link: Link,
     /// Whether addresses and routes of the map are on the host.
     pub(super) applied: bool,
@@ -83,9 +114,7 @@ pub(super) struct Running {
     local: Vec<Endpoint>,
     interface: IfName,
     pub(super) own_key: NodeKey,
-    /// Calls to the coordinator that wait for their answer.
-    pub(super) calls: HashMap<u64, mpsc::Sender<Response>>,
-    pub(super) next_call: u64,
+    pub(super) calls: Calls,
     pub(super) relay_hosts: HashMap<RelayId, (Vec<String>, u16)>,
 }
 
@@ -161,9 +190,7 @@ impl Running {
             wire,
             membership: join.membership,
             map,
-            confirmed,
-            confirmed_on_disk: confirmed,
-            lapsed: false,
+            lease: MapLease { confirmed, confirmed_on_disk: confirmed, lapsed: false },
             link: Link { address, reason: "connecting".to_owned(), ..Link::default() },
             applied: false,
             problems: Vec::new(),
@@ -172,8 +199,7 @@ impl Running {
             local: Vec::new(),
             interface: config.interface.clone(),
             own_key: identity.node.public(),
-            calls: HashMap::new(),
-            next_call: 1,
+            calls: Calls::default(),
             relay_hosts: HashMap::new(),
         })
     }

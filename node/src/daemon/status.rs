@@ -116,7 +116,7 @@ fn self_status(running: &Running, engine: Option<&EngineStatus>) -> SelfStatus {
 
 fn coordinator_status(running: &Running) -> CoordinatorStatus {
     let lease = running.map.me.as_ref().map_or(0, |m| m.map_lease);
-    let age = clock::wall().0.saturating_sub(running.confirmed.0);
+    let age = clock::wall().0.saturating_sub(running.lease.confirmed.0);
     CoordinatorStatus {
         address: running.link.address.clone(),
         connected: running.link.connected,
