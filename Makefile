@@ -16,6 +16,8 @@ ifdef CI
 N ?= 200
 FUZZ_SECONDS ?= 10
 SIZES ?= 100
+# A clean clone is built once: incremental data would only fill the disk.
+export CARGO_INCREMENTAL ?= 0
 else
 N ?= 1000
 FUZZ_SECONDS ?= 60
