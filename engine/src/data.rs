@@ -10,12 +10,14 @@
 
 pub mod conntrack;
 mod counters;
+mod offload;
 mod open;
 pub mod routes;
 mod seal;
 mod slot;
 
 pub use counters::{Counters, DropReason};
+pub use offload::{Offload, Offloads, SegmentKind, UnknownOffload, VIRTIO_HEADER};
 pub use open::{OpenSink, open_run};
 pub(crate) use seal::route_of;
 pub use seal::{SealSink, seal_run};

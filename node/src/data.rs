@@ -5,13 +5,14 @@
 //! What is not data (handshakes, probes, STUN, relay control, packets without a session) goes to the
 //! mesh task by one bounded queue; when that is full, it is dropped and counted: the protocols retry.
 
+mod device;
 mod inbound;
 mod outbound;
 mod wire;
 
+pub use device::{DEVICE_ROOM, Device, PacketDevice};
 pub use wire::{RelayPeers, Wire};
 
-use crate::tun::Tun;
 use arc_swap::ArcSwap;
 use meshd_engine::Source;
 use meshd_engine::data::DataSnapshot;
@@ -113,12 +114,12 @@ pub struct DataThreads {
 }
 
 impl DataThreads {
-    /// Starts one thread for the TUN device and one for each socket.
+    /// Starts one thread for the device and one for each socket.
     ///
     /// # Errors
     /// When a thread cannot be made.
     pub fn start(
-        tun: &Tun,
+        device: &Device,
         wire: &Arc<Wire>,
         snapshot: &Arc<Snapshot>,
         queue: mpsc::Sender<HandUp>,
@@ -129,7 +130,7 @@ impl DataThreads {
         let stop = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC)?;
         let mut threads = Self { threads: Vec::new(), stop, counters };
         let outbound = outbound::Outbound {
-            tun: tun.clone(),
+            device: Arc::clone(device),
             wire: Arc::clone(wire),
             snapshot: Arc::clone(snapshot),
             up: up.clone(),
@@ -138,7 +139,7 @@ impl DataThreads {
         for (name, v6) in [("mesh-in4", false), ("mesh-in6", true)] {
             if wire.socket(v6).is_some() {
                 let inbound = inbound::Inbound {
-                    tun: tun.clone(),
+                    device: Arc::clone(device),
                     wire: Arc::clone(wire),
                     snapshot: Arc::clone(snapshot),
                     up: up.clone(),

@@ -6,8 +6,8 @@
 mod relays;
 
 use crate::clock;
-use crate::data::{HandUp, RelayPeers, Snapshot, Wire};
-use crate::tun::Tun;
+use crate::data::{Device, HandUp, RelayPeers, Snapshot, Wire};
+use meshd_engine::data::Offload;
 use meshd_engine::session::wireguard::WireGuard;
 use meshd_engine::status::Status;
 use meshd_engine::{Destination, Engine, EngineConfig, Event, Input, Settings};
@@ -16,6 +16,7 @@ use meshd_proto::relay::RelayAddr;
 use meshd_proto::{Endpoint, Hint, NetworkMap, NodeId, NodeSecret, RelayId};
 use relays::RelayLinks;
 use std::collections::HashSet;
+use std::io::IoSlice;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
@@ -94,7 +95,7 @@ pub struct Mesh {
     engine: Engine<WireGuard>,
     relays: RelayLinks,
     wire: Arc<Wire>,
-    tun: Tun,
+    device: Device,
     map: Arc<NetworkMap>,
     events: mpsc::Sender<MeshEvent>,
     endpoints: Vec<Endpoint>,
@@ -117,7 +118,7 @@ impl Mesh {
         secret: &NodeSecret,
         map: Arc<NetworkMap>,
         wire: Arc<Wire>,
-        tun: Tun,
+        device: Device,
         seed: [u8; 32],
         events: mpsc::Sender<MeshEvent>,
     ) -> Self {
@@ -129,7 +130,7 @@ impl Mesh {
             engine,
             relays: RelayLinks::new(secret.clone(), meshd_proto::keys::hash("meshd relay clients", &[&seed])),
             wire,
-            tun,
+            device,
             map,
             events,
             endpoints: Vec::new(),
@@ -276,7 +277,7 @@ impl Mesh {
                 }
                 Event::WantRelay(relay) => self.relays.want(relay, clock::now()),
                 Event::Deliver(packet) => {
-                    if let Err(error) = self.tun.send(&packet) {
+                    if let Err(error) = self.device.write(Offload::None, &[IoSlice::new(&packet)]) {
                         tracing::debug!(%error, "a packet was not delivered to the host");
                     }
                 }

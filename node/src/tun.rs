@@ -1,12 +1,12 @@
 //! The TUN device: the host's side of the mesh.
 
-use std::io;
-use std::sync::Arc;
+use crate::data::PacketDevice;
+use meshd_engine::data::{Offload, Offloads};
+use std::io::{self, IoSlice};
 use tun_rs::{DeviceBuilder, SyncDevice};
 
-/// The mesh interface. Cheap to clone; the device goes away with the last clone.
-#[derive(Clone)]
-pub struct Tun(Arc<SyncDevice>);
+/// The mesh interface. It goes away when this is dropped.
+pub struct Tun(SyncDevice);
 
 /// Why there is no TUN device.
 #[derive(Debug, thiserror::Error)]
@@ -53,23 +53,28 @@ impl Tun {
         rustix::io::ioctl_fionbio(&device, true)
             .map_err(io::Error::from)
             .map_err(|source| TunError::Io { name: name.to_owned(), source })?;
-        Ok(Self(Arc::new(device)))
+        Ok(Self(device))
+    }
+}
+
+impl PacketDevice for Tun {
+    fn accepts(&self) -> Offloads {
+        Offloads::default()
     }
 
-    /// Reads one packet; `WouldBlock` when there is none.
-    ///
-    /// # Errors
-    /// What the kernel says.
-    pub fn recv(&self, packet: &mut [u8]) -> io::Result<usize> {
-        self.0.recv(packet)
+    fn read(&self, room: &mut [u8]) -> io::Result<(usize, Offload)> {
+        Ok((rustix::io::read(&self.0, room)?, Offload::None))
     }
 
-    /// Writes one packet.
-    ///
-    /// # Errors
-    /// What the kernel says.
-    pub fn send(&self, packet: &[u8]) -> io::Result<usize> {
-        self.0.send(packet)
+    fn write(&self, _offload: Offload, parts: &[IoSlice<'_>]) -> io::Result<()> {
+        rustix::io::writev(&self.0, parts)?;
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for Tun {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Tun")
     }
 }
 

@@ -4,7 +4,7 @@ use super::Join;
 use crate::clock;
 use crate::config::DaemonConfig;
 use crate::control::{Command, ControlClient, ControlConfig, ControlEvent, Profile};
-use crate::data::{DataThreads, Wire};
+use crate::data::{DataThreads, Device, Wire};
 use crate::mesh::{HAND_UP_QUEUE, Mesh, MeshCommand, MeshEvent};
 use crate::os::links::{self, Changed};
 use crate::os::{FWMARK, IfName};
@@ -132,6 +132,7 @@ impl Running {
             hint: String::new(),
             exit_code: 71,
         })?;
+        let device: Device = Arc::new(tun);
         let wanted = if config.port != 0 { config.port } else { intent.udp_port };
         let sockets = UdpSockets::bind(wanted)
             .map_err(|e| Failure::new(format!("cannot open UDP sockets: {e}"), "is the network up?"))?;
@@ -149,10 +150,16 @@ impl Running {
         let no_entropy = |e: std::io::Error| Failure::new(e.to_string(), "");
         let (mesh_events_tx, mesh_events) = mpsc::channel(QUEUE);
         let seed = clock::entropy().map_err(no_entropy)?;
-        let mesh_task =
-            Mesh::new(&identity.node, Arc::clone(&map), Arc::clone(&wire), tun.clone(), seed, mesh_events_tx);
+        let mesh_task = Mesh::new(
+            &identity.node,
+            Arc::clone(&map),
+            Arc::clone(&wire),
+            Arc::clone(&device),
+            seed,
+            mesh_events_tx,
+        );
         let (up_tx, up_rx) = mpsc::channel(HAND_UP_QUEUE);
-        let threads = DataThreads::start(&tun, &wire, &mesh_task.snapshot(), up_tx)
+        let threads = DataThreads::start(&device, &wire, &mesh_task.snapshot(), up_tx)
             .map_err(|e| Failure::new(format!("cannot start threads: {e}"), ""))?;
         let (mesh, mesh_commands) = mpsc::channel(QUEUE);
         let (client, control, control_events) = ControlClient::new(ControlConfig {

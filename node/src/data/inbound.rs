@@ -1,13 +1,13 @@
 //! UDP → TUN, for one socket.
 
-use super::{BATCH, HandUp, PACKET_ROOM, RelayPeers, Slab, Snapshot, Up, Wire, wait_readable};
+use super::{BATCH, Device, HandUp, PACKET_ROOM, RelayPeers, Slab, Snapshot, Up, Wire, wait_readable};
 use crate::clock;
-use crate::tun::Tun;
 use meshd_engine::Source;
-use meshd_engine::data::{OpenSink, open_run};
+use meshd_engine::data::{Offload, OpenSink, open_run};
 use meshd_engine::packet::Packet;
 use meshd_proto::relay::{DatagramKind, Frame};
 use meshd_proto::{Endpoint, NodeId};
+use std::io::IoSlice;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 const RELAY_NOTE: Duration = Duration::from_millis(500);
 
 pub(super) struct Inbound {
-    pub(super) tun: Tun,
+    pub(super) device: Device,
     pub(super) wire: Arc<Wire>,
     pub(super) snapshot: Arc<Snapshot>,
     pub(super) up: Up,
@@ -44,7 +44,8 @@ impl Inbound {
             open_run(&snapshot, batch, &mut opened, now);
             self.note_relays(&relays, &meta[..datagrams.used], &mut heard, now);
             for (index, len) in opened.ready.drain(..) {
-                if self.tun.send(opened.slab.get(index, 0, len)).is_err() {
+                if self.device.write(Offload::None, &[IoSlice::new(opened.slab.get(index, 0, len))]).is_err()
+                {
                     self.up.counters.tun_write.fetch_add(1, Ordering::Relaxed);
                 }
             }

@@ -1,8 +1,7 @@
 //! TUN → UDP.
 
-use super::{BATCH, HandUp, PACKET_ROOM, Slab, Snapshot, Up, Wire, wait_readable};
+use super::{BATCH, Device, HandUp, PACKET_ROOM, Slab, Snapshot, Up, Wire, wait_readable};
 use crate::clock;
-use crate::tun::Tun;
 use meshd_engine::data::{PathChoice, SealSink, seal_run};
 use meshd_proto::relay::DATA_HEADER_LEN;
 use std::os::fd::OwnedFd;
@@ -10,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 pub(super) struct Outbound {
-    pub(super) tun: Tun,
+    pub(super) device: Device,
     pub(super) wire: Arc<Wire>,
     pub(super) snapshot: Arc<Snapshot>,
     pub(super) up: Up,
@@ -21,11 +20,11 @@ impl Outbound {
         let mut packets = Slab::new();
         let mut lens = [0; BATCH];
         let mut sealed = Sealed { slab: Slab::new(), ready: Vec::with_capacity(BATCH), up: &self.up };
-        while wait_readable(&self.tun, stop) {
+        while wait_readable(&self.device, stop) {
             packets.clear();
             while let Some(room) = packets.room() {
-                match self.tun.recv(room) {
-                    Ok(len) => {
+                match self.device.read(room) {
+                    Ok((len, _)) => {
                         let index = packets.keep();
                         lens[index] = len;
                     }
