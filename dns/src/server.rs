@@ -5,6 +5,7 @@
 //! listener was opened for, get the guest's; others get no reply.
 
 mod resolve;
+mod side;
 mod source;
 mod tcp;
 mod udp;

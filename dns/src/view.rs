@@ -16,13 +16,15 @@ mod build;
 mod reverse;
 
 use crate::answer::Answer;
+use crate::ede::Ede;
 use crate::lookup::{Found, lookup};
 use crate::zone::Zone;
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::{DNSClass, LowerName, Name, Record, RecordType};
+use ipnet::IpNet;
 use meshd_proto::DnsName;
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 /// Most aliases followed for one question; a longer chain is a loop.
@@ -41,6 +43,8 @@ pub struct View {
     /// Upstreams for everything else; empty: the host's own.
     nameservers: Arc<[SocketAddr]>,
     search: Vec<DnsName>,
+    /// Ranges that are reached through the mesh.
+    inside: Vec<IpNet>,
 }
 
 /// What happens to a question.
@@ -66,8 +70,10 @@ pub enum Decision {
 pub enum Route {
     /// Those the host used before us.
     Host,
-    /// Those the mesh names.
-    Mesh(Arc<[SocketAddr]>),
+    /// Those the mesh names for everything that nobody else is named for.
+    Global(Arc<[SocketAddr]>),
+    /// Those the mesh names for this domain.
+    Split(Arc<[SocketAddr]>),
 }
 
 impl View {
@@ -116,6 +122,10 @@ impl View {
         if (class != DNSClass::IN || transfer) && self.zone_of(name).is_some() {
             return Decision::Answer(Answer::code(ResponseCode::Refused));
         }
+        if self.domain.is_some() && is_canary(name) {
+            let why = Some(Ede::Canary);
+            return Decision::Answer(Answer { why, ..Answer::code(ResponseCode::NXDomain) });
+        }
         let mut records = Vec::new();
         let mut at = name.clone();
         for _ in 0..=MAX_ALIASES {
@@ -140,7 +150,7 @@ impl View {
                 // Behind aliases too: the code is about the last name (RFC 6604 §2).
                 Found::NoName => (ResponseCode::NXDomain, vec![soa]),
             };
-            return Decision::Answer(Answer { code, authoritative: true, records, authority });
+            return Decision::Answer(Answer { code, authoritative: true, records, authority, why: None });
         }
         Decision::Answer(Answer { records, ..Answer::code(ResponseCode::ServFail) })
     }
@@ -183,20 +193,49 @@ impl View {
         Some((here(zone.soa().clone()), found))
     }
 
+    /// Whether the same questions go to the same upstreams as in `other`, so that what those said holds.
+    pub fn forwards_like(&self, other: &Self) -> bool {
+        let owners = |view: &Self| -> Vec<LowerName> {
+            let own = view.domain.as_ref().and_then(|domain| view.zones.get(domain));
+            own.into_iter().chain(&view.overrides).flat_map(Zone::owners).cloned().collect()
+        };
+        self.domain == other.domain
+            && self.split == other.split
+            && self.nameservers == other.nameservers
+            && self.inside == other.inside
+            && owners(self) == owners(other)
+    }
+
+    /// Whether an address is one that no name from outside the mesh may lead to: this host itself, the
+    /// mesh, or a network behind a subnet router. A page from anywhere could otherwise have its reader's
+    /// browser talk to them under its own name (DNS rebinding). Private networks around this host are
+    /// not meant: what their own resolver says about them is not ours to judge.
+    pub fn is_inside(&self, ip: IpAddr) -> bool {
+        let ip = ip.to_canonical();
+        ip.is_loopback() || ip.is_unspecified() || self.inside.iter().any(|net| net.contains(&ip))
+    }
+
     /// The upstreams of the longest matching domain.
     fn route(&self, name: &LowerName) -> Route {
         let mut at = name.clone();
         while !self.split.is_empty() {
             if let Some(upstreams) = self.split.get(&at) {
-                return Route::Mesh(Arc::clone(upstreams));
+                return Route::Split(Arc::clone(upstreams));
             }
             if at.is_root() {
                 break;
             }
             at = at.base_name();
         }
-        if self.nameservers.is_empty() { Route::Host } else { Route::Mesh(Arc::clone(&self.nameservers)) }
+        if self.nameservers.is_empty() { Route::Host } else { Route::Global(Arc::clone(&self.nameservers)) }
     }
+}
+
+/// The name by which browsers ask whether they may go around the network's resolver. They may not while
+/// it has names of its own.
+fn is_canary(name: &LowerName) -> bool {
+    let labels: [&[u8]; 2] = [b"use-application-dns", b"net"];
+    name.num_labels() == 2 && Name::from(name).iter().eq(labels)
 }
 
 fn renamed(mut record: Record, name: &LowerName) -> Record {

@@ -102,8 +102,17 @@ impl View {
             split: split.collect(),
             nameservers: config.nameservers.iter().map(|e| e.0).collect(),
             search,
+            inside: inside(map, me.prefixes),
         }
     }
+}
+
+/// What is reached through the mesh: its own ranges, and networks behind others' subnet routers.
+fn inside(map: &NetworkMap, mesh: MeshPrefixes) -> Vec<IpNet> {
+    let routes = map.routes.iter().map(|route| route.prefix).filter(|prefix| !prefix.is_default());
+    let mut inside: Vec<IpNet> = routes.map(|prefix| prefix.net()).collect();
+    inside.extend([IpNet::V4(mesh.v4), IpNet::V6(mesh.v6)]);
+    inside
 }
 
 struct Makers<'m> {

@@ -219,7 +219,7 @@ impl Daemon {
                 resolver: me.prefixes.resolver(),
                 search: std::iter::once(&config.domain).chain(&config.search).cloned().collect(),
                 routing: names.names.view().routing(),
-                everything: exit.is_some(),
+                everything: exit.is_some() || !config.nameservers.is_empty(),
                 probe: (own_name, me.addrs.v4),
             }),
             _ => None,
