@@ -18,6 +18,7 @@ pub mod settings;
 pub mod state;
 pub mod tun;
 pub mod udp;
+pub mod userspace;
 
 pub use config::DaemonConfig;
 pub use daemon::supervise_dns;
