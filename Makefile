@@ -35,7 +35,7 @@ STEP := bash .ci/step
 LAB_OWN := interop torture
 LAB_TESTS := $(filter-out $(LAB_OWN),$(sort $(basename $(notdir $(wildcard tests/lab/tests/*.rs)))))
 
-.PHONY: help demo test setup root build lint tidy deny unit lab interop fuzz torture bench-control deb deb-test clean
+.PHONY: help demo test setup root build lint tidy deny unit lab interop fuzz torture bench bench-control deb deb-test clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -84,6 +84,9 @@ fuzz: ## every fuzz target for SECONDS= seconds (60; 10 in CI)
 
 torture: root build ## kill -9 N= times (1000; 200 in CI) at every planned change
 	@$(STEP) torture cargo test --locked -p meshd-lab --no-fail-fast --test torture -- --nocapture
+
+bench: root setup ## speed and footprint beside other VPNs (QUICK=1, ROUNDS=, ONLY=, UNDERLAYS=, MEASURES=)
+	@$(STEP) bench bash tests/bench/run
 
 bench-control: ## the control plane with SIZES= simulated nodes (100 1000 3000; 100 in CI)
 	@$(STEP) bench-control cargo run --locked -p meshd-bench-control -- $(SIZES)
