@@ -32,6 +32,7 @@ fn main() -> std::io::Result<()> {
         ("packet", packet()),
         ("probe", probe()),
         ("relay_frame", relay()),
+        ("gateway_wire", gateway_wire()),
     ] {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
         std::fs::create_dir_all(&folder)?;
@@ -479,4 +480,36 @@ fn relay() -> Seeds {
     seeds.push(("stun".to_owned(), encode_request(TransactionId([7; 12])).to_vec()));
     seeds.push(("wireguard".to_owned(), payload));
     seeds
+}
+
+/// The first byte chooses the parser, the second how the bytes are cut.
+fn gateway_wire() -> Seeds {
+    let with = |kind: u8, size: u8, bytes: &[u8]| [&[kind, size], bytes].concat();
+    let hello = {
+        let name = b"a.example";
+        let list = [&[0, 0, 12, 0, 0, 9][..], name].concat();
+        let extension = [&[0, 0, 0, 14][..], &list[1..]].concat();
+        let body = [&[3, 3][..], &[7; 32], &[0, 0, 2, 0x13, 1, 1, 0, 0, 18], &extension].concat();
+        let message = [&[1, 0, 0, body.len() as u8][..], &body].concat();
+        [&[22, 3, 1, 0, message.len() as u8][..], &message].concat()
+    };
+    let (client, server) = ("192.0.2.1:4000", "198.51.100.1:443");
+    let (client6, server6) = ("[2001:db8::1]:4000", "[2001:db8::2]:443");
+    let proxy = |from: &str, to: &str| {
+        let (from, to) = (from.parse().expect("an address"), to.parse().expect("an address"));
+        meshd_gateway::wire::proxy_v2::encode(from, to, false)
+    };
+    let request = b"GET /a HTTP/1.1\r\nHost: a\r\n\r\nPOST /b HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello";
+    let chunked = b"POST /c HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5;x=1\r\nhello\r\n0\r\nx-t: 1\r\n\r\n";
+    let both = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
+    let upgrade = b"GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n\x81\x00";
+    named([
+        ("hello", with(0, 1, &hello)),
+        ("proxy-v4", with(1, 1, &proxy(client, server))),
+        ("proxy-v6", with(1, 1, &proxy(client6, server6))),
+        ("requests", with(2, 7, request)),
+        ("chunked", with(2, 3, chunked)),
+        ("both-lengths", with(2, 9, both)),
+        ("upgrade", with(2, 5, upgrade)),
+    ])
 }

@@ -7,12 +7,14 @@
 
 mod control;
 mod datagram;
+mod gateway;
 mod packet;
 mod policy;
 mod token;
 
 pub use control::control_frame;
 pub use datagram::{probe, probe_parties, relay_frame, stun};
+pub use gateway::gateway_wire;
 pub use packet::packet;
 pub use policy::policy;
 pub use token::token;
@@ -29,4 +31,5 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("packet", packet),
     ("probe", probe),
     ("relay_frame", relay_frame),
+    ("gateway_wire", gateway_wire),
 ];
