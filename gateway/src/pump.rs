@@ -4,6 +4,7 @@
 //! side. An idle connection holds no buffer: bytes are read into one of the thread, and only what the other
 //! side does not take at once is kept, at most [`CHUNK`] bytes a direction.
 
+use crate::clock;
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
@@ -66,7 +67,7 @@ where
             }
             // Checked once an interval: an idle connection ends after one to two of them.
             seen = now;
-            timer.as_mut().reset(tokio::time::Instant::now() + idle);
+            timer.as_mut().reset(tokio::time::Instant::from_std(clock::now()) + idle);
             cx.waker().wake_by_ref();
         }
         Poll::Pending
