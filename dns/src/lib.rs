@@ -20,6 +20,7 @@ pub mod forward;
 pub mod lookup;
 pub mod probe;
 pub mod query;
+pub mod record;
 pub mod server;
 pub mod view;
 pub mod zone;

@@ -27,6 +27,9 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+/// Where name servers listen.
+const DNS_PORT: u16 = 53;
+
 /// Most aliases followed for one question; a longer chain is a loop.
 pub const MAX_ALIASES: usize = 8;
 
@@ -142,6 +145,16 @@ impl View {
                     at = target;
                     continue;
                 }
+                Found::Renamed { records: synthesized, target } => {
+                    records.extend(synthesized.map(|record| *record));
+                    at = target;
+                    continue;
+                }
+                Found::TooLong(record) => {
+                    records.push(*record);
+                    (ResponseCode::YXDomain, Vec::new())
+                }
+                Found::Delegation { glue, .. } => return delegated(records, at, &glue),
                 Found::Data(data) => {
                     records.extend(data);
                     (ResponseCode::NoError, Vec::new())
@@ -228,6 +241,18 @@ impl View {
             at = at.base_name();
         }
         if self.nameservers.is_empty() { Route::Host } else { Route::Global(Arc::clone(&self.nameservers)) }
+    }
+}
+
+/// A part of our own tree that other servers have: they are asked, since a stub resolver follows no
+/// referral.
+fn delegated(records: Vec<Record>, target: LowerName, glue: &[Record]) -> Decision {
+    let servers = glue.iter().filter_map(|record| record.data.ip_addr());
+    let servers: Arc<[SocketAddr]> = servers.map(|ip| SocketAddr::new(ip, DNS_PORT)).collect();
+    let route = Route::Split(servers);
+    match records.is_empty() {
+        true => Decision::Forward(route),
+        false => Decision::Chase { records, target, route },
     }
 }
 
