@@ -21,7 +21,7 @@ pub use problem::{Problem, ProblemBody};
 use crate::service::{Actor, Service};
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::routing::{delete, get, post};
+use axum::routing::{delete, get, post, put};
 use metrics_exporter_prometheus::PrometheusHandle;
 use std::sync::Arc;
 
@@ -56,6 +56,10 @@ pub fn router(api: Api) -> Router {
         .route("/api-tokens/{id}", delete(tokens::revoke_api))
         .route("/dns/records", get(dns::list).post(dns::add))
         .route("/dns/records/{name}", delete(dns::remove))
+        .route("/dns/settings", get(dns::settings).put(dns::set_settings))
+        .route("/dns/split/{domain}", put(dns::set_split).delete(dns::remove_split))
+        .route("/dns/nameservers", put(dns::set_nameservers))
+        .route("/dns/search", put(dns::set_search))
         .route("/policy", get(policy::show).put(policy::set))
         .route("/policy/check", post(policy::check))
         .route("/policy/explain", get(policy::explain))

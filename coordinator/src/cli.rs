@@ -6,6 +6,7 @@ mod audit;
 mod backup;
 mod dns;
 mod duration;
+mod input;
 mod nodes;
 mod output;
 mod policy;

@@ -112,9 +112,10 @@ fn above(zone: &Zone, name: &LowerName, kind: RecordType) -> Option<Found> {
 fn glue_of(zone: &Zone, server: &Record) -> Vec<Record> {
     let RData::NS(to) = &server.data else { return Vec::new() };
     let owner = LowerName::from(&to.0);
-    let sets = zone.sets(&owner).into_iter().flat_map(|sets| {
-        [RecordType::A, RecordType::AAAA].into_iter().filter_map(|kind| sets.get(&kind))
-    });
+    let sets = zone
+        .sets(&owner)
+        .into_iter()
+        .flat_map(|sets| [RecordType::A, RecordType::AAAA].into_iter().filter_map(|kind| sets.get(&kind)));
     sets.flat_map(|set| set.records(&to.0).collect::<Vec<_>>()).collect()
 }
 
@@ -145,6 +146,24 @@ fn stand_in<'z>(zone: &'z Zone, name: &LowerName, exists: bool) -> Option<&'z Se
     match (wildcard, subtree) {
         (Some((encloser, _)), Some((top, sets))) if top.num_labels() > encloser => Some(sets),
         (Some((_, sets)), _) | (None, Some((_, sets))) => Some(sets),
+        (None, None) => None,
+    }
+}
+
+/// The owner name of what answers for a name without records of its own, as an admin writes it.
+pub(crate) fn stands_in(zone: &Zone, name: &LowerName) -> Option<String> {
+    let wildcard = if zone.exists(name) { None } else { wildcard(zone, name) };
+    let subtree = zone.subtree_above(name);
+    match (wildcard, subtree) {
+        (Some((encloser, _)), Some((top, _))) if top.num_labels() > encloser => Some(format!("suffix:{top}")),
+        (None, Some((top, _))) => Some(format!("suffix:{top}")),
+        (Some((encloser, _)), _) => {
+            let mut at = name.clone();
+            while at.num_labels() > encloser {
+                at = at.base_name();
+            }
+            Some(format!("*.{at}"))
+        }
         (None, None) => None,
     }
 }

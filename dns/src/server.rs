@@ -4,12 +4,14 @@
 //! decides what is answered: this host itself gets the node's view; its containers, and sources that a
 //! listener was opened for, get the guest's; others get no reply.
 
+mod ask;
 mod resolve;
 mod side;
 mod source;
 mod tcp;
 mod udp;
 
+pub use ask::{BadQuestion, Queried};
 pub use resolve::{Counters, Names};
 
 use ipnet::IpNet;

@@ -13,6 +13,7 @@
 //! Not here: names that this asker may not see. They are NXDOMAIN, as if they did not exist.
 
 mod build;
+mod explain;
 mod reverse;
 
 use crate::answer::Answer;

@@ -30,6 +30,9 @@ pub(crate) enum Command {
     Ping(Ping),
     /// List routes: offered by this node, and used from others
     Routes,
+    /// See how names are answered on this host, and why
+    #[command(subcommand)]
+    Dns(Dns),
     /// Change settings of this node; what is not named stays
     Set(Set),
     /// Show the daemon's last log lines
@@ -115,6 +118,25 @@ pub(crate) struct Logs {
     /// Go on with new lines
     #[arg(short, long)]
     pub(crate) follow: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Dns {
+    /// Show the resolver, where questions go, and what became of them
+    Status,
+    /// Ask about a name as this host would
+    Query(NameArgs),
+    /// Say step by step why a name is answered as it is
+    Explain(NameArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NameArgs {
+    /// The name
+    pub(crate) name: String,
+    /// Record type
+    #[arg(value_name = "TYPE", default_value = "A")]
+    pub(crate) kind: String,
 }
 
 #[derive(Debug, Subcommand)]

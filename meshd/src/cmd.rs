@@ -3,6 +3,7 @@
 mod cleanup;
 mod completions;
 mod daemon;
+mod dns;
 mod down;
 mod export;
 mod logs;
@@ -35,6 +36,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Routes => status::run(&globals, status::View::Routes),
         Command::Ping(args) => ping::run(&globals, &args),
         Command::Set(args) => set::run(&globals, args),
+        Command::Dns(what) => dns::run(&globals, &what),
         Command::Logs(args) => logs::run(&globals, &args),
         Command::Export(what) => export::run(&globals, &what),
         Command::Version => version::run(&globals),

@@ -17,7 +17,7 @@ pub const LENGTH_PREFIX: usize = 4;
 #[derive(Clone, PartialEq, Message)]
 pub struct Request {
     /// The question.
-    #[prost(oneof = "Ask", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "Ask", tags = "1, 2, 3, 4, 5, 6, 7, 8, 20")]
     pub ask: Option<Ask>,
 }
 
@@ -48,6 +48,9 @@ pub enum Ask {
     /// Leave the mesh for good and forget the keys.
     #[prost(message, tag = "8")]
     Logout(Empty),
+    /// How is a name answered, and why?
+    #[prost(message, tag = "20")]
+    Name(NameQuestion),
 }
 
 /// Nothing to say.
@@ -130,6 +133,40 @@ pub struct Ping {
     pub timeout_ms: u32,
 }
 
+/// A question about a name, asked as this host would ask it.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct NameQuestion {
+    /// The name.
+    #[prost(string, tag = "1")]
+    pub name: String,
+    /// Record type, such as `A`.
+    #[prost(string, tag = "2")]
+    pub kind: String,
+}
+
+/// How a name is answered.
+#[derive(Clone, PartialEq, Eq, Message, Serialize)]
+pub struct NameAnswer {
+    /// Why it is so, step by step.
+    #[prost(string, repeated, tag = "1")]
+    pub steps: Vec<String>,
+    /// The response code in words.
+    #[prost(string, tag = "2")]
+    pub code: String,
+    /// Whether the mesh itself has the word about it.
+    #[prost(bool, tag = "3")]
+    pub authoritative: bool,
+    /// The answer section, as in a zone file.
+    #[prost(string, repeated, tag = "4")]
+    pub records: Vec<String>,
+    /// What the code does not say, or empty.
+    #[prost(string, tag = "5")]
+    pub why: String,
+    /// Time to the reply in microseconds.
+    #[prost(uint64, tag = "6")]
+    pub took_us: u64,
+}
+
 /// Log lines.
 #[derive(Clone, Copy, PartialEq, Message)]
 pub struct Logs {
@@ -159,7 +196,7 @@ pub struct Response {
     #[prost(bool, tag = "1")]
     pub last: bool,
     /// The answer.
-    #[prost(oneof = "Tell", tags = "2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "Tell", tags = "2, 3, 4, 5, 6, 7, 8, 20")]
     pub tell: Option<Tell>,
 }
 
@@ -187,6 +224,9 @@ pub enum Tell {
     /// A device was created.
     #[prost(message, tag = "8")]
     Device(DeviceConfig),
+    /// How a name is answered.
+    #[prost(message, tag = "20")]
+    Named(NameAnswer),
 }
 
 /// Something did not work.
@@ -368,6 +408,35 @@ pub struct DnsStatus {
     /// What is wrong, or empty.
     #[prost(string, tag = "5")]
     pub problem: String,
+    /// Domains with resolvers of their own.
+    #[prost(message, repeated, tag = "6")]
+    pub split: Vec<SplitStatus>,
+    /// Resolvers that the mesh names for everything else; empty: `upstreams`.
+    #[prost(string, repeated, tag = "7")]
+    pub nameservers: Vec<String>,
+    /// Domains that bare names are searched in.
+    #[prost(string, repeated, tag = "8")]
+    pub search: Vec<String>,
+    /// Questions since start, by what became of them.
+    #[prost(message, repeated, tag = "9")]
+    pub counters: Vec<Counter>,
+    /// Replies in the cache.
+    #[prost(uint64, tag = "10")]
+    pub cached_replies: u64,
+    /// Bytes of them.
+    #[prost(uint64, tag = "11")]
+    pub cached_bytes: u64,
+}
+
+/// A domain with resolvers of its own.
+#[derive(Clone, PartialEq, Eq, Message, Serialize)]
+pub struct SplitStatus {
+    /// The domain.
+    #[prost(string, tag = "1")]
+    pub domain: String,
+    /// Its resolvers.
+    #[prost(string, repeated, tag = "2")]
+    pub resolvers: Vec<String>,
 }
 
 /// Something that needs attention.

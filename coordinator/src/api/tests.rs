@@ -94,6 +94,8 @@ async fn every_page_of_the_api_asks_who_is_there() {
         (Method::POST, "/api/v1/nodes/pi/routes/approve"),
         (Method::POST, "/api/v1/tokens"),
         (Method::POST, "/api/v1/api-tokens"),
+        (Method::PUT, "/api/v1/dns/settings"),
+        (Method::PUT, "/api/v1/dns/split/corp.example"),
         (Method::PUT, "/api/v1/policy"),
         (Method::GET, "/api/v1/audit"),
         (Method::POST, "/api/v1/backup"),

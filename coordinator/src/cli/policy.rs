@@ -1,16 +1,13 @@
 //! `policy show | set | check | explain | history`.
 
+use super::input::read;
 use super::output::{Failure, Output};
 use super::table::Table;
 use crate::api::views::{PolicyBody, PolicyChecked, PolicyExplained, PolicyInput, PolicyVersion, when};
 use crate::client::{Client, segment};
 use clap::Subcommand;
 use hyper::Method;
-use std::io::Read;
-use std::path::{Path, PathBuf};
-
-/// Most bytes read from a file or standard input.
-const MAX_TEXT: u64 = 1 << 20;
+use std::path::PathBuf;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum PolicyCommand {
@@ -88,16 +85,4 @@ pub(super) async fn run(command: PolicyCommand, client: &Client) -> Result<Outpu
 
 fn warnings(found: &[String]) -> String {
     found.iter().map(|w| format!("{w}\n")).collect()
-}
-
-fn read(path: &Path) -> Result<String, Failure> {
-    let failed = |e: &dyn std::fmt::Display| Failure::new(format!("cannot read {}: {e}", path.display()));
-    let mut text = String::new();
-    if path == Path::new("-") {
-        std::io::stdin().lock().take(MAX_TEXT).read_to_string(&mut text).map_err(|e| failed(&e))?;
-    } else {
-        let file = std::fs::File::open(path).map_err(|e| failed(&e))?;
-        file.take(MAX_TEXT).read_to_string(&mut text).map_err(|e| failed(&e))?;
-    }
-    Ok(text)
 }

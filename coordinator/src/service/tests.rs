@@ -413,11 +413,19 @@ async fn records_stay_in_the_zone_and_out_of_the_way_of_nodes() {
     assert_eq!(add("nas", "192.168.1.11").await.unwrap(), "nas.home.internal A 2");
     assert_eq!(add("nas", "fd00::10").await.unwrap(), "nas.home.internal AAAA 1");
     assert_eq!(add("www", "nas.home.internal").await.unwrap(), "www.home.internal CNAME 1");
-    for (name, value) in
-        [("nas.example.com", "192.0.2.1"), ("nas", "other.home.internal"), ("www", "10.0.0.1"), ("x", "a b")]
-    {
+    for (name, value) in [
+        ("*", "192.0.2.1"),
+        ("suffix:com", "192.0.2.1"),
+        ("*.com", "192.0.2.1"),
+        ("nas", "other.home.internal"),
+        ("www", "10.0.0.1"),
+        ("x", "a b"),
+    ] {
         assert!(add(name, value).await.is_err(), "{name} {value}");
     }
+    assert_eq!(add("nas.example.com", "192.0.2.1").await.unwrap(), "nas.example.com A 1", "outside the mesh");
+    assert_eq!(add("*.apps.example.com", "192.0.2.1").await.unwrap(), "*.apps.example.com A 1");
+    assert_eq!(add("suffix:apps.example.com", "192.0.2.1").await.unwrap(), "**.apps.example.com A 1");
     let secret = token(&service, |_| {}).await;
     let nas = RegisterRequest { hostname: "nas".into(), ..machine(1, Some(&secret)) };
     assert_eq!(service.register(&nas, NOW).await.unwrap().name.as_str(), "nas-2", "the record was first");
@@ -431,6 +439,73 @@ async fn records_stay_in_the_zone_and_out_of_the_way_of_nodes() {
         service.remove_record(&ROOT, "nas", None, None, NOW).await,
         Err(ServiceError::NotFound { .. })
     ));
+}
+
+#[tokio::test]
+async fn records_of_every_type_are_checked_before_they_are_kept() {
+    let (_dir, service) = fresh().await;
+    let add = async |kind, value: &str| {
+        let input =
+            RecordInput { name: "home.example".into(), kind: Some(kind), value: value.into(), ttl: None };
+        service.add_record(&ROOT, &input, NOW).await
+    };
+    for (kind, value) in [
+        (RecordType::Mx, "10 mail.home.example"),
+        (RecordType::Srv, "0 5 443 host.home.example"),
+        (RecordType::Caa, "0 issue \"letsencrypt.org\""),
+        (RecordType::Https, "1 . alpn=h2"),
+        (RecordType::Txt, "v=spf1 -all"),
+    ] {
+        add(kind, value).await.unwrap();
+    }
+    let error = add(RecordType::Mx, "mail.home.example").await.unwrap_err();
+    assert!(error.to_string().contains("write it as 10 mail.example.com"), "{error}");
+    assert!(add(RecordType::A, "fd00::1").await.is_err());
+    assert_eq!(service.model().records.len(), 5);
+}
+
+#[tokio::test]
+async fn questions_go_where_the_admin_says_and_never_in_a_circle() {
+    let (_dir, service) = fresh().await;
+    let change = async |change| service.change_resolving(&ROOT, change, NOW).await;
+    let split = |domain: &str, upstreams: &[&str]| {
+        ResolvingChange::Split(SplitText {
+            domain: domain.into(),
+            upstreams: upstreams.iter().map(|u| (*u).to_owned()).collect(),
+        })
+    };
+    change(split("Corp.Example", &["192.168.1.1", "[fd00::1]:5353"])).await.unwrap();
+    change(split("b.example", &["192.168.1.2"])).await.unwrap();
+    change(ResolvingChange::Nameservers(vec!["9.9.9.9".into()])).await.unwrap();
+    let all = change(ResolvingChange::Search(vec!["corp.example".into()])).await.unwrap();
+    assert_eq!(all.split[1].upstreams, ["192.168.1.1", "[fd00::1]:5353"]);
+    assert_eq!(service.resolving(&ROOT).unwrap(), all);
+    assert_eq!(service.model().mesh.dns_config().split.len(), 2, "in every node's map");
+
+    let version = service.model().version;
+    assert_eq!(change(ResolvingChange::Whole(all.clone())).await.unwrap(), all);
+    assert_eq!(service.model().version, version, "nothing changed");
+    let own = service.model().mesh.prefixes.resolver().v4.to_string();
+    for bad in [
+        split("corp.example", &["127.0.0.1"]),
+        split("corp.example", &["0.0.0.0"]),
+        split("corp.example", &[&own]),
+        split("corp.example", &["dns.example"]),
+        split("x.home.internal", &["192.168.1.1"]),
+        split("*.corp.example", &["192.168.1.1"]),
+        split("never.example", &[]),
+        split("corp.example", &["1.1.1.1", "1.1.1.2", "1.1.1.3", "1.1.1.4", "1.1.1.5"]),
+        ResolvingChange::Nameservers(vec!["224.0.0.1".into()]),
+        ResolvingChange::Search(vec!["a..b".into()]),
+    ] {
+        assert!(change(bad.clone()).await.is_err(), "{bad:?}");
+    }
+    assert_eq!(service.resolving(&ROOT).unwrap(), all);
+    change(split("corp.example", &[])).await.unwrap();
+    assert_eq!(change(ResolvingChange::Nameservers(vec![])).await.unwrap().split.len(), 1);
+    let auditor = Actor::ApiToken { name: "a".into(), role: Role::Auditor };
+    let refused = service.change_resolving(&auditor, split("c.example", &["192.168.1.1"]), NOW).await;
+    assert!(matches!(refused, Err(ServiceError::Forbidden { .. })));
 }
 
 #[tokio::test]

@@ -155,7 +155,9 @@ fn below_a_cut_only_the_delegation_is_known() {
         ("child.example.", RecordType::NS),
         ("ns.child.example.", RecordType::A),
     ] {
-        let Found::Delegation { servers, glue } = lookup(&zone, &name(of), kind) else { panic!("{of} {kind}") };
+        let Found::Delegation { servers, glue } = lookup(&zone, &name(of), kind) else {
+            panic!("{of} {kind}")
+        };
         assert_eq!((servers.len(), glue.len()), (2, 1));
         assert_eq!(glue[0].data, a(53));
     }

@@ -110,6 +110,11 @@ impl Names {
         self.guest.set_view(View::guest(map));
     }
 
+    /// What this host itself is answered from.
+    pub(super) fn own_side(&self) -> &Side {
+        &self.own
+    }
+
     /// The view of the node itself.
     pub fn view(&self) -> Arc<View> {
         self.own.view()

@@ -8,7 +8,8 @@ use crate::mesh::MeshCommand;
 use meshd_engine::Via;
 use meshd_proto::control::{Answer, Call};
 use meshd_proto::localapi::{
-    Ask, Device, DeviceConfig, Empty, Failure, Logs, Ping, Pong, Response, Settings as Patch, Tell, Up,
+    Ask, Device, DeviceConfig, Empty, Failure, Logs, NameAnswer, NameQuestion, Ping, Pong, Response,
+    Settings as Patch, Tell, Up,
 };
 use meshd_proto::netmap::{Peer, PeerKind};
 use meshd_proto::token::JoinToken;
@@ -49,6 +50,10 @@ impl Daemon {
                 Ok(()) => return,
                 Err(failure) => Response::last(Tell::Failed(failure)),
             },
+            Ask::Name(question) => {
+                self.explain_name(question, answers);
+                return;
+            }
             Ask::Logout(_) => self.logout().await,
         };
         // A client that hung up needs no answer.
@@ -203,6 +208,24 @@ impl Daemon {
             let _ = answers.send(Response::last(Tell::Pong(pong))).await;
         });
         Ok(())
+    }
+
+    fn explain_name(&mut self, question: NameQuestion, answers: Answers) {
+        let names = self.names.answering();
+        self.answers.spawn(async move {
+            let tell = match names.query(&question.name, &question.kind).await {
+                Ok(queried) => Tell::Named(NameAnswer {
+                    steps: queried.steps,
+                    code: queried.code,
+                    authoritative: queried.authoritative,
+                    records: queried.records,
+                    why: queried.why,
+                    took_us: u64::try_from(queried.took.as_micros()).unwrap_or(u64::MAX),
+                }),
+                Err(error) => Tell::Failed(Failure { exit_code: 2, ..Failure::new(error.to_string(), "") }),
+            };
+            let _ = answers.send(Response::last(tell)).await;
+        });
     }
 
     fn logs(&mut self, logs: Logs, answers: Answers) {

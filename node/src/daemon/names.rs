@@ -86,6 +86,11 @@ impl HostNames {
         self.set_upstreams();
     }
 
+    /// What answers names on this host.
+    pub(super) fn answering(&self) -> Arc<Names> {
+        Arc::clone(&self.names)
+    }
+
     pub(super) fn set_map(&self, map: &NetworkMap) {
         self.names.set_map(map);
     }

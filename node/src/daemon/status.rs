@@ -5,9 +5,12 @@ use super::{Daemon, Hindrance};
 use crate::clock;
 use crate::mesh::MeshCommand;
 use meshd_engine::status::{PathStatus, Status as EngineStatus};
-use meshd_proto::localapi::{CoordinatorStatus, Counter, DnsStatus, PeerStatus, Problem, SelfStatus, Status};
+use meshd_proto::localapi::{
+    CoordinatorStatus, Counter, DnsStatus, PeerStatus, Problem, SelfStatus, SplitStatus, Status,
+};
 use meshd_proto::netmap::PeerKind;
 use meshd_proto::{NetworkMap, RelayId};
+use std::sync::atomic::Ordering;
 use tokio::sync::oneshot;
 
 /// A clock that is further off than this is a problem, in seconds.
@@ -128,12 +131,38 @@ fn coordinator_status(running: &Running) -> CoordinatorStatus {
 }
 
 fn dns_status(map: &NetworkMap, names: &super::names::HostNames, wanted: bool) -> DnsStatus {
+    let answering = names.answering();
+    let counters = answering.counters();
+    let counters = [
+        ("from the mesh", &counters.answered),
+        ("from the cache", &counters.cached),
+        ("forwarded", &counters.forwarded),
+        ("failed", &counters.failed),
+        ("with old answers", &counters.stale),
+        ("outside names leading inside", &counters.rebinding),
+        ("malformed", &counters.malformed),
+        ("refused under load", &counters.overloaded),
+    ];
+    let counters = counters.into_iter().map(|(name, count)| (name, count.load(Ordering::Relaxed)));
+    let counters = counters.filter(|(_, count)| *count > 0);
+    let (kept, bytes) = answering.kept();
+    let to_u64 = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
+    let split = map.dns.config.iter().flat_map(|c| &c.split).map(|route| SplitStatus {
+        domain: route.suffix.to_string(),
+        resolvers: route.upstreams.iter().map(|e| e.0.to_string()).collect(),
+    });
     DnsStatus {
         mode: names.mode(),
         resolver: map.me.as_ref().map(|m| m.prefixes.resolver().v4.to_string()).unwrap_or_default(),
         domain: map.dns.config.as_ref().map(|c| c.domain.to_string()).unwrap_or_default(),
         upstreams: names.upstreams(),
         problem: if wanted { names.problem() } else { String::new() },
+        split: split.collect(),
+        nameservers: map.dns.config.iter().flat_map(|c| &c.nameservers).map(|e| e.0.to_string()).collect(),
+        search: map.dns.config.iter().flat_map(|c| &c.search).map(ToString::to_string).collect(),
+        counters: counters.map(|(name, count)| Counter { name: name.to_owned(), count }).collect(),
+        cached_replies: to_u64(kept),
+        cached_bytes: to_u64(bytes),
     }
 }
 

@@ -215,3 +215,35 @@ async fn without_an_upstream_the_answer_says_so() {
     let reply = rig.ask("www.example.").await;
     assert_eq!((reply.metadata.response_code, why(&reply)), (ResponseCode::ServFail, Some(22)));
 }
+
+#[tokio::test]
+async fn an_answer_comes_with_the_steps_that_led_to_it() {
+    let upper = Upper::start(60).await;
+    let rig = Rig::start(&[&upper], |config| {
+        config.split = vec![SplitRoute {
+            suffix: "corp.example".parse().unwrap(),
+            upstreams: vec![meshd_proto::Endpoint(upper.addr)],
+        }];
+    });
+    let ask = async |name: &str| rig.names.query(name, "a").await.unwrap();
+    let own = ask("pi.home.internal").await;
+    assert_eq!(own.records, ["pi.home.internal. 60 IN A 100.71.0.1"]);
+    assert!(own.authoritative && own.code == "No Error", "{}", own.code);
+    assert_eq!(own.steps, ["pi.home.internal. has 1 A record(s) in the mesh's zone home.internal."]);
+    let gone = ask("nobody.home.internal").await;
+    assert!(gone.steps[0].starts_with("there is no nobody.home.internal."), "{:?}", gone.steps);
+    assert_eq!(
+        ask("pi").await.steps,
+        ["pi. has 1 A record(s) as a bare name directly under the mesh's domain"]
+    );
+    let chain = ask("wiki.home.internal").await;
+    assert_eq!(chain.steps.len(), 2);
+    assert!(chain.steps[1].ends_with("is not ours: the host's own resolvers are asked"));
+    let split = ask("www.corp.example").await;
+    assert_eq!(
+        split.steps,
+        [format!("www.corp.example. is not ours: the resolvers of corp.example. are asked ({})", upper.addr)]
+    );
+    assert_eq!(split.records, ["www.corp.example. 60 IN A 203.0.113.1"]);
+    assert!(rig.names.query("a..b", "A").await.is_err() && rig.names.query("a", "NOTYPE").await.is_err());
+}
