@@ -1,7 +1,9 @@
 //! The command line as types. Parsed once here; a command gets its own struct.
 
 use clap::{Args, Parser, Subcommand};
+use meshd_node::userspace::PortForward;
 use meshd_proto::localapi::{PrefixList, Settings};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// A WireGuard mesh VPN: direct, encrypted links between your machines, and the networks behind them.
@@ -12,8 +14,10 @@ pub(crate) struct Cli {
     #[arg(long, global = true)]
     pub(crate) json: bool,
     /// Where the daemon listens
-    #[arg(long, global = true, value_name = "PATH", default_value = meshd_proto::localapi::SOCKET, hide = true)]
-    pub(crate) socket: PathBuf,
+    ///
+    /// By default /run/meshd/api.sock, or the one of a daemon that you run yourself in userspace mode.
+    #[arg(long, global = true, value_name = "PATH", hide = true)]
+    pub(crate) socket: Option<PathBuf>,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -156,12 +160,57 @@ pub(crate) enum Export {
 
 #[derive(Debug, Args)]
 pub(crate) struct Run {
-    /// Keys, settings and the last map
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/meshd")]
-    pub(crate) state_dir: PathBuf,
+    /// Keys, settings and the last map [default: /var/lib/meshd; without root $XDG_STATE_HOME/meshd]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
     /// Configuration file; unknown keys are refused
     #[arg(long, value_name = "FILE", default_value = "/etc/meshd/meshd.toml")]
     pub(crate) config: PathBuf,
+    /// How packets meet this host: by a mesh interface, or (`userspace`) by a TCP/IP stack inside meshd,
+    /// which needs no privileges and changes nothing on the host
+    #[arg(long, value_name = "MODE", value_enum, default_value_t = Tun::Kernel)]
+    pub(crate) tun: Tun,
+    #[command(flatten)]
+    pub(crate) userspace: UserspaceArgs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Tun {
+    /// A TUN interface (root, or NET_ADMIN)
+    Kernel,
+    /// No interface, no privileges
+    Userspace,
+}
+
+/// What serves programs in userspace mode.
+#[derive(Debug, Args, Default)]
+pub(crate) struct UserspaceArgs {
+    /// Serve a SOCKS5 proxy here, for example 127.0.0.1:1080 (userspace mode)
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) socks5: Option<SocketAddr>,
+    /// Serve an HTTP proxy here, for example 127.0.0.1:8080 (userspace mode)
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) http_proxy: Option<SocketAddr>,
+    /// Let a port of this node's mesh address end at an address of this host (userspace mode); may be
+    /// given more than once
+    #[arg(long, value_name = "PORT=ADDRESS:PORT")]
+    pub(crate) forward: Vec<PortForward>,
+    /// Let other machines use the proxies; they reach the mesh only, and need the credentials
+    #[arg(long, requires = "proxy_credentials")]
+    pub(crate) proxy_listen_any: bool,
+    /// A file with `user:password`, which the proxies then ask for
+    #[arg(long, value_name = "FILE")]
+    pub(crate) proxy_credentials: Option<PathBuf>,
+}
+
+impl UserspaceArgs {
+    /// Whether nothing was asked for.
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.socks5.is_none()
+            && self.http_proxy.is_none()
+            && self.forward.is_empty()
+            && self.proxy_credentials.is_none()
+    }
 }
 
 #[derive(Debug, Args)]

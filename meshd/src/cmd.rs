@@ -7,6 +7,7 @@ mod dns;
 mod down;
 mod export;
 mod logs;
+mod paths;
 mod ping;
 mod set;
 mod status;
@@ -28,7 +29,8 @@ pub(crate) struct Globals {
 /// # Errors
 /// Whatever the command reports; `main` prints it.
 pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
-    let globals = Globals { json: cli.json, socket: cli.socket };
+    let socket = paths::socket(cli.socket, &cli.command);
+    let globals = Globals { json: cli.json, socket };
     match cli.command {
         Command::Up(args) => up::run(&globals, args),
         Command::Down(args) => down::run(&globals, &args),

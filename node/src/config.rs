@@ -3,6 +3,7 @@
 
 use crate::os::IfName;
 use crate::os::desired::BadIfName;
+use crate::userspace::UserspaceConfig;
 use std::path::{Path, PathBuf};
 
 /// The smallest MTU that IPv6 allows (RFC 8200 §5).
@@ -23,6 +24,8 @@ pub struct DaemonConfig {
     pub state_dir: PathBuf,
     /// Where the local API listens.
     pub socket: PathBuf,
+    /// Without privileges: a stack of our own in place of the TUN interface.
+    pub userspace: Option<UserspaceConfig>,
 }
 
 /// The file as it is written.
@@ -88,7 +91,26 @@ impl DaemonConfig {
             port: raw.port.unwrap_or(0),
             state_dir: PathBuf::from("/var/lib/meshd"),
             socket: PathBuf::from(meshd_proto::localapi::SOCKET),
+            userspace: None,
         })
+    }
+
+    /// For a node inside a program: without a file, without a local API.
+    pub(crate) fn userspace(state_dir: PathBuf, port: u16, mtu: u16, userspace: UserspaceConfig) -> Self {
+        Self {
+            interface: IfName::mesh0(),
+            mtu: mtu.clamp(MIN_MTU, MAX_MTU),
+            port,
+            state_dir,
+            socket: PathBuf::new(),
+            userspace: Some(userspace),
+        }
+    }
+
+    /// The configuration in userspace mode.
+    #[must_use]
+    pub fn with_userspace(self, userspace: UserspaceConfig) -> Self {
+        Self { userspace: Some(userspace), ..self }
     }
 
     /// The configuration with the paths that the command line names.

@@ -5,6 +5,7 @@
 //! brings the same state back without a command.
 
 mod answers;
+mod apart;
 mod apply;
 mod names;
 mod running;
@@ -16,6 +17,7 @@ use crate::local_api::{LocalApi, Question};
 use crate::logs::LogRing;
 use crate::os::{self, Host};
 use crate::state::{Identity, Intent, Membership, StateDir, StateError};
+use crate::userspace::Dialer;
 use meshd_proto::control::Refusal;
 use meshd_proto::localapi::{Failure, Response, Tell};
 use meshd_proto::token::{JoinToken, TokenSecret};
@@ -24,8 +26,9 @@ use names::HostNames;
 use running::{Running, RunningEvent};
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 pub use names::supervise_dns;
 
@@ -91,6 +94,8 @@ struct Daemon {
     ring: LogRing,
     /// Answers that take longer than a moment.
     answers: JoinSet<()>,
+    /// In userspace mode: the way into the mesh, while the node is up.
+    access: watch::Sender<Option<Dialer>>,
 }
 
 /// What a node needs to begin.
@@ -112,15 +117,32 @@ pub async fn run(config: DaemonConfig, ring: LogRing) -> Result<(), DaemonError>
             _ => e.to_string(),
         },
     })?;
+    let (questions_tx, questions) = mpsc::channel(QUESTION_QUEUE);
+    let mut serving = JoinSet::new();
+    serving.spawn(api.serve(questions_tx));
+    let stop = CancellationToken::new();
+    serving.spawn(cancel_by_signal(stop.clone())?);
+    run_inside(config, ring, questions, watch::channel(None).0, stop).await
+}
+
+/// The daemon without a local API of its own: for [`crate::userspace::Node`], which asks by `questions`
+/// and finds its way into the mesh in `access`.
+pub(crate) async fn run_inside(
+    config: DaemonConfig,
+    ring: LogRing,
+    questions: mpsc::Receiver<Question>,
+    access: watch::Sender<Option<Dialer>>,
+    stop: CancellationToken,
+) -> Result<(), DaemonError> {
     let state = StateDir::open(&config.state_dir)?;
     let host = Host::open(state.path()).await?;
     let identity = state.identity(new_identity)?;
     let membership = state.membership()?;
     let intent = state.intent()?;
-    let names = HostNames::start(state.path()).await?;
-    let (questions_tx, questions) = mpsc::channel(QUESTION_QUEUE);
-    let mut serving = JoinSet::new();
-    serving.spawn(api.serve(questions_tx));
+    let names = match config.userspace {
+        None => HostNames::start(state.path()).await?,
+        Some(_) => HostNames::apart(),
+    };
     let mut daemon = Daemon {
         config,
         state,
@@ -134,9 +156,10 @@ pub async fn run(config: DaemonConfig, ring: LogRing) -> Result<(), DaemonError>
         waiting: Vec::new(),
         ring,
         answers: JoinSet::new(),
+        access,
     };
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "meshd is ready");
-    let result = daemon.serve(questions).await;
+    let result = daemon.serve(questions, stop).await;
     daemon.take_down().await;
     daemon.names.stop().await;
     tracing::info!("meshd has stopped; the host is as it was");
@@ -144,9 +167,11 @@ pub async fn run(config: DaemonConfig, ring: LogRing) -> Result<(), DaemonError>
 }
 
 impl Daemon {
-    async fn serve(&mut self, mut questions: mpsc::Receiver<Question>) -> Result<(), DaemonError> {
-        let mut terminate = signal(SignalKind::terminate()).map_err(DaemonError::Signal)?;
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(DaemonError::Signal)?;
+    async fn serve(
+        &mut self,
+        mut questions: mpsc::Receiver<Question>,
+        stop: CancellationToken,
+    ) -> Result<(), DaemonError> {
         let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
         housekeeping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         if self.intent.up {
@@ -154,8 +179,7 @@ impl Daemon {
         }
         loop {
             tokio::select! {
-                _ = terminate.recv() => return Ok(()),
-                _ = interrupt.recv() => return Ok(()),
+                () = stop.cancelled() => return Ok(()),
                 question = questions.recv() => match question {
                     Some(question) => self.answer(question).await,
                     None => return Ok(()),
@@ -181,8 +205,10 @@ impl Daemon {
             Some(Join { membership, trust, token: None })
         });
         let Some(join) = join else { return };
-        match Running::start(&self.config, &self.state, &self.identity, &mut self.intent, join) {
+        let names = self.names.names();
+        match Running::start(&self.config, &self.state, &self.identity, &mut self.intent, join, names) {
             Ok(running) => {
+                self.access.send_replace(running.service.as_ref().map(|s| s.dialer().clone()));
                 self.running = Some(running);
                 self.apply_map().await;
             }
@@ -198,6 +224,7 @@ impl Daemon {
     /// Stops the node and leaves the host as it was.
     async fn take_down(&mut self) {
         let Some(running) = self.running.take() else { return };
+        self.access.send_replace(None);
         self.names.take_down().await;
         if let Err(error) = self.host.down().await {
             tracing::error!(%error, "the host could not be restored whole; `meshd cleanup` tries again");
@@ -255,6 +282,19 @@ impl Join {
             token: Some(token.secret.clone()),
         }
     }
+}
+
+/// SIGTERM and SIGINT end the daemon. Watched from the moment of the call on.
+fn cancel_by_signal(stop: CancellationToken) -> Result<impl Future<Output = ()>, DaemonError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(DaemonError::Signal)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(DaemonError::Signal)?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        stop.cancel();
+    })
 }
 
 async fn next_event(running: &mut Option<Running>) -> RunningEvent {

@@ -14,6 +14,7 @@ pub mod local_api;
 pub mod logs;
 pub mod mesh;
 pub mod os;
+pub mod proxy;
 pub mod settings;
 pub mod state;
 pub mod tun;

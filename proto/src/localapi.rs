@@ -274,6 +274,30 @@ pub struct Status {
     /// Packets dropped since start.
     #[prost(message, repeated, tag = "9")]
     pub drops: Vec<Counter>,
+    /// In userspace mode: what stands in for the interface.
+    #[prost(message, optional, tag = "10")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub userspace: Option<UserspaceStatus>,
+}
+
+/// Userspace mode: no interface, no route, no resolver on this host.
+#[derive(Clone, PartialEq, Eq, Message, Serialize)]
+pub struct UserspaceStatus {
+    /// Proxies, as addresses that programs take: `socks5h://127.0.0.1:1080`.
+    #[prost(string, repeated, tag = "1")]
+    pub proxies: Vec<String>,
+    /// Ports of the mesh addresses and where they end: `8080=127.0.0.1:3000`.
+    #[prost(string, repeated, tag = "2")]
+    pub forwards: Vec<String>,
+    /// TCP connections through the stack now.
+    #[prost(uint64, tag = "3")]
+    pub connections: u64,
+    /// Ports that the stack listens on.
+    #[prost(uint64, tag = "4")]
+    pub listeners: u64,
+    /// UDP sockets of the stack.
+    #[prost(uint64, tag = "5")]
+    pub datagram_sockets: u64,
 }
 
 /// This node.

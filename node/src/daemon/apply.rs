@@ -6,7 +6,7 @@ use crate::clock;
 use crate::control::{Command, ControlEvent};
 use crate::mesh::{MeshCommand, MeshEvent};
 use crate::os::links::Changed;
-use crate::os::{Desired, ExitChoice, HostSettings, conflicts, links};
+use crate::os::{AppliedReport, Desired, ExitChoice, HostSettings, conflicts, links};
 use crate::settings::Settings;
 use meshd_proto::control::RefusalCode;
 use meshd_proto::localapi::{Failure, Problem, Response, Tell};
@@ -204,7 +204,16 @@ impl Daemon {
         };
         running.tell_mesh(MeshCommand::Settings(engine_settings)).await;
         let mut problems = Vec::new();
-        match self.host.apply(&desired).await {
+        if let (Some(service), Some(me)) = (&mut running.service, &running.map.me) {
+            service.set_self(me);
+            service.dialer().reach().close_outside(exit_is_missing(settings, exit));
+        }
+        let touches_host = running.service.is_none();
+        let set_up = match touches_host {
+            true => self.host.apply(&desired).await,
+            false => Ok(AppliedReport { changes: Vec::new(), overlaps: desired.overlaps.clone() }),
+        };
+        match set_up {
             Ok(report) => {
                 running.applied = true;
                 for change in &report.changes {
@@ -230,7 +239,7 @@ impl Daemon {
                 });
             }
         }
-        if look_for_conflicts {
+        if look_for_conflicts && touches_host {
             running.conflicts = find_conflicts(&running.map, &host_settings, settings).await;
         }
         problems.extend(running.conflicts.iter().cloned());
@@ -322,6 +331,11 @@ impl Daemon {
         self.waiting.clear();
         self.take_down().await;
     }
+}
+
+/// Whether nothing may leave, since the chosen exit is not in the mesh.
+const fn exit_is_missing(settings: &Settings, exit: Option<NodeId>) -> bool {
+    settings.exit_node.is_some() && exit.is_none() && !settings.exit_fallback
 }
 
 /// The node that the user named as exit, if it is one.

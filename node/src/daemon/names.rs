@@ -76,6 +76,31 @@ impl HostNames {
         })
     }
 
+    /// Without the host: names for the node's own streams only. It never touches the host's DNS.
+    pub(super) fn apart() -> Self {
+        // Nobody ever changes these: `changed` then never returns.
+        let (_, status) = watch::channel(HostDnsStatus::Off);
+        let (_, previous) = watch::channel(Vec::new());
+        Self {
+            names: Arc::new(Names::default()),
+            server: None,
+            exit_server: None,
+            problem: String::new(),
+            desired: watch::channel(None).0,
+            handles: Handles { status, previous },
+            exit: None,
+            exit_missing: false,
+            shutdown: CancellationToken::new(),
+            tasks: JoinSet::new(),
+            supervisor: None,
+        }
+    }
+
+    /// What answers names.
+    pub(super) fn names(&self) -> Arc<Names> {
+        Arc::clone(&self.names)
+    }
+
     /// Returns when the state of the host's DNS or its resolvers have changed.
     pub(super) async fn changed(&mut self) {
         tokio::select! {
@@ -206,6 +231,10 @@ impl Daemon {
     /// Answers names on the resolver's addresses, and lends the host's DNS.
     pub(super) fn apply_dns(&mut self) {
         let Some(running) = &self.running else { return };
+        if running.service.is_some() {
+            // Nothing of the host asks us: the proxies and streams do, and they have the same names.
+            return;
+        }
         let map = &running.map;
         let (Some(me), Some(config)) = (&map.me, &map.dns.config) else { return };
         let names = &mut self.names;

@@ -1,16 +1,17 @@
 //! A node that is up: its device, sockets, threads and tasks, started together and stopped together.
 
-use super::Join;
+use super::{Join, apart};
 use crate::clock;
 use crate::config::DaemonConfig;
 use crate::control::{Command, ControlClient, ControlConfig, ControlEvent, Profile};
-use crate::data::{DataThreads, Device, Wire};
+use crate::data::{DataThreads, Wire};
 use crate::mesh::{HAND_UP_QUEUE, Mesh, MeshCommand, MeshEvent};
 use crate::os::links::{self, Changed};
 use crate::os::{FWMARK, IfName};
 use crate::state::{Identity, Intent, StateDir};
-use crate::tun::Tun;
 use crate::udp::UdpSockets;
+use crate::userspace::Service;
+use meshd_dns::Names;
 use meshd_proto::control::Offer;
 use meshd_proto::localapi::{Failure, Response};
 use meshd_proto::{Endpoint, Hostname, NetworkMap, NodeId, NodeKey, RelayId, UnixSeconds};
@@ -98,6 +99,8 @@ pub(super) struct Running {
     tasks: JoinSet<()>,
     resolving: JoinSet<()>,
     pub(super) threads: DataThreads,
+    /// In userspace mode: what stands in for the interface.
+    pub(super) service: Option<Service>,
     pub(super) wire: Arc<Wire>,
     /// Where it is joining or has joined; written to disk with the first welcome.
     pub(super) membership: crate::state::Membership,
@@ -126,13 +129,9 @@ impl Running {
         identity: &Identity,
         intent: &mut Intent,
         join: Join,
+        names: Arc<Names>,
     ) -> Result<Self, Failure> {
-        let tun = Tun::create(config.interface.as_str(), config.mtu).map_err(|e| Failure {
-            message: e.to_string(),
-            hint: String::new(),
-            exit_code: 71,
-        })?;
-        let device: Device = Arc::new(tun);
+        let (device, stack) = apart::device(config)?;
         let wanted = if config.port != 0 { config.port } else { intent.udp_port };
         let sockets = UdpSockets::bind(wanted)
             .map_err(|e| Failure::new(format!("cannot open UDP sockets: {e}"), "is the network up?"))?;
@@ -161,6 +160,7 @@ impl Running {
         let (up_tx, up_rx) = mpsc::channel(HAND_UP_QUEUE);
         let threads = DataThreads::start(&device, &wire, &mesh_task.snapshot(), up_tx)
             .map_err(|e| Failure::new(format!("cannot start threads: {e}"), ""))?;
+        let service = apart::service(config, stack, mesh_task.snapshot(), names)?;
         let (mesh, mesh_commands) = mpsc::channel(QUEUE);
         let (client, control, control_events) = ControlClient::new(ControlConfig {
             addresses: join.membership.addresses.clone(),
@@ -171,7 +171,7 @@ impl Running {
             token: join.token,
             profile: profile(&intent.settings),
             map: Some(Arc::clone(&map)),
-            fwmark: Some(FWMARK),
+            fwmark: config.userspace.is_none().then_some(FWMARK),
         });
         let (host_tx, host_events) = mpsc::channel(QUEUE);
         let (resolved_tx, resolved) = mpsc::channel(QUEUE);
@@ -194,6 +194,7 @@ impl Running {
             tasks,
             resolving: JoinSet::new(),
             threads,
+            service,
             wire,
             membership: join.membership,
             map,
@@ -294,6 +295,7 @@ impl Running {
 
     /// Stops tasks, then threads; the device goes away with the last of them.
     pub(super) async fn stop(mut self) {
+        apart::end(self.service.take()).await;
         drop(self.mesh);
         drop(self.control);
         self.tasks.shutdown().await;

@@ -55,6 +55,10 @@ impl Daemon {
                 .filter(|(_, count)| *count > 0)
                 .map(|(name, count)| Counter { name: name.to_owned(), count })
                 .collect();
+            if let Some(service) = &running.service {
+                status.userspace = Some(service.status());
+                status.drops.extend(service.drops());
+            }
             if engine.flows_cut > 0 {
                 status.drops.push(Counter { name: "flows_cut".to_owned(), count: engine.flows_cut });
             }

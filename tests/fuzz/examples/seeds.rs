@@ -33,6 +33,8 @@ fn main() -> std::io::Result<()> {
         ("probe", probe()),
         ("relay_frame", relay()),
         ("gateway_wire", gateway_wire()),
+        ("socks5", socks5()),
+        ("http_proxy", http_proxy()),
     ] {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
         std::fs::create_dir_all(&folder)?;
@@ -47,6 +49,34 @@ type Seeds = Vec<(String, Vec<u8>)>;
 
 fn named<'a>(list: impl IntoIterator<Item = (&'a str, Vec<u8>)>) -> Seeds {
     list.into_iter().map(|(name, bytes)| (name.to_owned(), bytes)).collect()
+}
+
+fn socks5() -> Seeds {
+    named([
+        ("greeting", vec![0, 5, 2, 0, 2]),
+        ("password", [&[1, 1, 2][..], b"me", &[6], b"secret"].concat()),
+        ("connect-name", [&[2, 5, 1, 0, 3, 12][..], b"nas.internal", &[0, 80]].concat()),
+        ("connect-v4", vec![2, 5, 1, 0, 1, 192, 168, 1, 10, 0, 80]),
+        ("associate-v6", [&[2, 5, 3, 0, 4][..], &[0xfd; 16], &[0, 0]].concat()),
+        ("datagram", [&[3, 0, 0, 0, 3, 3][..], b"nas", &[0, 53], b"payload"].concat()),
+    ])
+}
+
+fn http_proxy() -> Seeds {
+    let text = |text: &str| text.replace('|', "\r\n").into_bytes();
+    named([
+        ("connect", text("CONNECT nas.internal:443 HTTP/1.1|Host: nas.internal:443||")),
+        ("connect-v6", text("CONNECT [fd00::1]:22 HTTP/1.0||SSH-2.0")),
+        (
+            "absolute",
+            text(
+                "GET http://nas/x?y HTTP/1.1|Host: nas|Proxy-Authorization: Basic bWU6eA==|Proxy-Connection: keep-alive||",
+            ),
+        ),
+        ("query-only", text("POST http://nas:81?q HTTP/1.1|Content-Length: 2||ab")),
+        ("folded", text("CONNECT nas:1 HTTP/1.1|A: b| c||")),
+        ("origin", text("GET / HTTP/1.1||")),
+    ])
 }
 
 fn policy() -> Seeds {
@@ -499,9 +529,11 @@ fn gateway_wire() -> Seeds {
         let (from, to) = (from.parse().expect("an address"), to.parse().expect("an address"));
         meshd_gateway::wire::proxy_v2::encode(from, to, false)
     };
-    let request = b"GET /a HTTP/1.1\r\nHost: a\r\n\r\nPOST /b HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello";
+    let request =
+        b"GET /a HTTP/1.1\r\nHost: a\r\n\r\nPOST /b HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello";
     let chunked = b"POST /c HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5;x=1\r\nhello\r\n0\r\nx-t: 1\r\n\r\n";
-    let both = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
+    let both =
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
     let upgrade = b"GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n\x81\x00";
     named([
         ("hello", with(0, 1, &hello)),

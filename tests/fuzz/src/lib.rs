@@ -10,6 +10,7 @@ mod datagram;
 mod gateway;
 mod packet;
 mod policy;
+mod proxy;
 mod token;
 
 pub use control::control_frame;
@@ -17,6 +18,7 @@ pub use datagram::{probe, probe_parties, relay_frame, stun};
 pub use gateway::gateway_wire;
 pub use packet::packet;
 pub use policy::policy;
+pub use proxy::{http_proxy, socks5};
 pub use token::token;
 
 /// A fuzz target.
@@ -32,4 +34,6 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("probe", probe),
     ("relay_frame", relay_frame),
     ("gateway_wire", gateway_wire),
+    ("socks5", socks5),
+    ("http_proxy", http_proxy),
 ];

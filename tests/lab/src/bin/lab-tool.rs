@@ -1,6 +1,7 @@
 //! Small servers and clients for machines of the lab, with the standard library only:
 //! `lab-tool http ADDRESS FILE` · `lab-tool udp-echo ADDRESS` · `lab-tool udp-ask ADDRESS TEXT [FROM-PORT]` ·
-//! `lab-tool tcp-echo ADDRESS` · `lab-tool tcp-hold ADDRESS SECONDS`. Never for production.
+//! `lab-tool tcp-echo ADDRESS` · `lab-tool tcp-hold ADDRESS SECONDS` · `lab-tool dns ADDRESS NAME IPV4` ·
+//! `lab-tool socks-dns PROXY SERVER-NAME NAME`. Never for production.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
@@ -19,8 +20,10 @@ fn main() -> Result<()> {
         ["udp-ask", address, text, port] => udp_ask(address, text, port.parse()?),
         ["tcp-echo", address] => tcp_echo(address),
         ["tcp-hold", address, seconds] => tcp_hold(address, seconds.parse()?),
+        ["dns", address, name, ip] => dns::serve(address, name, ip.parse()?),
+        ["socks-dns", proxy, server, name] => dns::ask_through(proxy, server, name),
         _ => bail!(
-            "usage: lab-tool http|udp-echo|tcp-echo ADDRESS … · udp-ask ADDRESS TEXT [FROM-PORT] · tcp-hold ADDRESS SECONDS"
+            "usage: lab-tool http|udp-echo|tcp-echo ADDRESS … · udp-ask ADDRESS TEXT [FROM-PORT] · tcp-hold ADDRESS SECONDS · dns ADDRESS NAME IPV4 · socks-dns PROXY SERVER-NAME NAME"
         ),
     }
 }
@@ -114,4 +117,85 @@ fn tcp_hold(address: &str, seconds: u32) -> Result<()> {
         thread::sleep(Duration::from_millis(100));
     }
     Ok(())
+}
+
+/// A DNS server that knows one name, and a client that asks one through UDP ASSOCIATE of SOCKS5.
+mod dns {
+    use std::io::{Read, Write};
+    use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+    use std::time::Duration;
+
+    use anyhow::{Context, Result, ensure};
+
+    const HEADER: usize = 12;
+
+    fn question(name: &str) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for label in name.split('.') {
+            bytes.push(label.len() as u8);
+            bytes.extend(label.to_ascii_lowercase().bytes());
+        }
+        bytes.extend([0, 0, 1, 0, 1]);
+        bytes
+    }
+
+    pub(super) fn serve(address: &str, name: &str, ip: Ipv4Addr) -> Result<()> {
+        let socket = UdpSocket::bind(address).with_context(|| format!("cannot listen on {address}"))?;
+        println!("listening on {address}");
+        let known = question(name);
+        let mut buffer = [0; 1500];
+        loop {
+            let (length, from) = socket.recv_from(&mut buffer)?;
+            let asked = &buffer[..length];
+            println!("asked by {from}");
+            if length < HEADER + known.len() {
+                continue;
+            }
+            let hit = asked[HEADER..HEADER + known.len()].eq_ignore_ascii_case(&known);
+            // Recursion available; NXDOMAIN for everything else.
+            let mut reply =
+                vec![asked[0], asked[1], 0x81, if hit { 0x80 } else { 0x83 }, 0, 1, 0, u8::from(hit)];
+            reply.extend([0, 0, 0, 0]);
+            let end = asked[HEADER..].iter().position(|b| *b == 0).unwrap_or(0) + HEADER + 5;
+            reply.extend(&asked[HEADER..end.min(length)]);
+            if hit {
+                reply.extend([0xc0, HEADER as u8, 0, 1, 0, 1, 0, 0, 0, 30, 0, 4]);
+                reply.extend(ip.octets());
+            }
+            socket.send_to(&reply, from)?;
+        }
+    }
+
+    pub(super) fn ask_through(proxy: &str, server: &str, name: &str) -> Result<()> {
+        let mut control = TcpStream::connect(proxy).context("no proxy")?;
+        control.set_read_timeout(Some(Duration::from_secs(5)))?;
+        control.write_all(&[5, 1, 0])?;
+        let mut two = [0; 2];
+        control.read_exact(&mut two)?;
+        ensure!(two == [5, 0], "greeting answered with {two:?}");
+        control.write_all(&[5, 3, 0, 1, 0, 0, 0, 0, 0, 0])?;
+        let mut reply = [0; 10];
+        control.read_exact(&mut reply)?;
+        ensure!(reply[..4] == [5, 0, 0, 1], "associate answered with {reply:?}");
+        let ip = Ipv4Addr::new(reply[4], reply[5], reply[6], reply[7]);
+        let relay = SocketAddr::from((ip, u16::from_be_bytes([reply[8], reply[9]])));
+        let socket = UdpSocket::bind("127.0.0.1:0")?;
+        socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+        let mut query = vec![0, 0, 0, 3, server.len() as u8];
+        query.extend(server.bytes());
+        query.extend([0, 53]);
+        query.extend([0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
+        query.extend(question(name));
+        let mut buffer = [0; 1500];
+        for _ in 0..5 {
+            socket.send_to(&query, relay)?;
+            let Ok((length, _)) = socket.recv_from(&mut buffer) else { continue };
+            // Header of the proxy (its address is an IPv4 one), then the answer, whose record comes last.
+            ensure!(length > 14 && buffer[..4] == [0, 0, 0, 1] && buffer[10..12] == [0x12, 0x34], "not ours");
+            let octets: [u8; 4] = buffer[length - 4..length].try_into()?;
+            println!("{name} has address {}", Ipv4Addr::from(octets));
+            return Ok(());
+        }
+        anyhow::bail!("no answer through {relay}")
+    }
 }
