@@ -1,4 +1,15 @@
-//! Certificates by ACME (RFC 8555): answers to challenges.
+//! Certificates by ACME (RFC 8555): proofs, keys on disk, orders and renewal.
+//!
+//! Keys are made here, kept under the state folder with mode 0600, and never leave the machine. A listener
+//! whose certificate is not there yet shows a stand-in made on the spot. DNS-01, and with it wildcards, comes
+//! with the public zone: [`Proof`] is the seam.
+
+mod client;
+mod order;
+mod store;
+
+pub use order::{Orders, Proof};
+pub use store::{StandIn, Store};
 
 use rustls::ServerConfig;
 use std::collections::HashMap;
@@ -38,5 +49,20 @@ impl Challenges {
     /// The certificate for `host` that a TLS-ALPN-01 check is to see.
     pub fn tls(&self, host: &str) -> Option<Arc<ServerConfig>> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner).tls.get(host).cloned()
+    }
+
+    fn expect_http(&self, host: &str, token: &str, answer: &str) {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.http.insert((host.to_owned(), token.to_owned()), answer.to_owned());
+    }
+
+    fn expect_tls(&self, host: &str, config: Arc<ServerConfig>) {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).tls.insert(host.to_owned(), config);
+    }
+
+    fn forget(&self, host: &str) {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.http.retain(|(name, _), _| name != host);
+        inner.tls.remove(host);
     }
 }

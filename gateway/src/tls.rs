@@ -201,12 +201,25 @@ fn names_of(key: &CertifiedKey) -> Vec<Pattern> {
     if parsed.is_empty() { vec![Pattern::Any] } else { parsed }
 }
 
+/// TLS towards a server that shows a certificate under those in `ca_file`, or under the system's.
+///
+/// # Errors
+/// When the file cannot be used.
+pub(crate) fn trust(ca_file: Option<&str>) -> Result<Arc<ClientConfig>, String> {
+    let given = ca_file.map(read).transpose()?;
+    client_config(given, BackendProtocol::Http1)
+}
+
 fn client(tls: &BackendTls, protocol: BackendProtocol) -> Result<Arc<ClientConfig>, String> {
     let given = match (&tls.ca_file, &tls.ca_pem) {
         (Some(file), _) => Some(read(file)?),
         (None, Some(pem)) => Some(pem.clone().into_bytes()),
         (None, None) => None,
     };
+    client_config(given, protocol)
+}
+
+fn client_config(given: Option<Vec<u8>>, protocol: BackendProtocol) -> Result<Arc<ClientConfig>, String> {
     let roots = match given {
         None => SYSTEM.clone(),
         Some(pem) => {

@@ -9,26 +9,26 @@ pub(crate) fn dns_names(certificate: &[u8]) -> Vec<String> {
     names(certificate).unwrap_or_default()
 }
 
-/// The time since 1970 at which the certificate ends.
-pub(crate) fn not_after(certificate: &[u8]) -> Option<Duration> {
+/// The times since 1970 from and until which the certificate holds.
+pub(crate) fn validity(certificate: &[u8]) -> Option<(Duration, Duration)> {
     let mut fields = fields(certificate)?;
-    let validity = fields
-        .find(|(tag, _)| *tag == 0x30)
-        .and_then(|_| fields.find(|(tag, _)| *tag == 0x30))
-        .and_then(|_| fields.next())?
-        .1;
+    // Serial number, signature algorithm, issuer, validity.
+    let (0x30, validity) = fields.nth(3)? else { return None };
     let mut times = Der(validity);
-    times.next()?;
-    let (tag, text) = times.next()?;
-    time(tag, text)
+    let ((first, from), (second, until)) = (times.next()?, times.next()?);
+    Some((time(first, from)?, time(second, until)?))
 }
 
-/// The fields of the part that is signed, without version and serial number.
+/// The time since 1970 at which the certificate ends.
+pub(crate) fn not_after(certificate: &[u8]) -> Option<Duration> {
+    validity(certificate).map(|(_, until)| until)
+}
+
+/// The fields of the part that is signed, without the version.
 fn fields(certificate: &[u8]) -> Option<std::iter::Skip<Der<'_>>> {
     let (0x30, whole) = Der(certificate).next()? else { return None };
     let (0x30, signed) = Der(whole).next()? else { return None };
     let has_version = signed.first() == Some(&0xa0);
-    // Left: signature algorithm, issuer, validity, subject, key, …, extensions.
     Some(Der(signed).skip(usize::from(has_version)))
 }
 

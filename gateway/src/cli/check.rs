@@ -63,7 +63,7 @@ fn look(args: &CheckArgs) -> anyhow::Result<Table> {
     let refused = || format!("{} is refused", args.file.display());
     let table = Table::build(&config, reach, None).with_context(refused)?;
     if !args.no_files {
-        Material::load(&config, &crate::tls::NoneIssued, None).with_context(refused)?;
+        Material::load(&config, &crate::acme::StandIn, None).with_context(refused)?;
     }
     Ok(table)
 }

@@ -1,11 +1,12 @@
 //! `meshd-gateway serve`: a gateway from a configuration file, which it follows.
 
+use crate::acme::{Orders, Store};
 use crate::admin;
 use crate::dial::{Dialers, MeshInterface};
 use crate::log::{self, AccessLog, Format};
 use crate::runtime::Gateway;
 use crate::table::Reach;
-use crate::tls::{self, NoneIssued};
+use crate::tls;
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use std::fs::{self, OpenOptions};
@@ -44,6 +45,9 @@ pub(super) struct ServeArgs {
     /// How long running connections may go on after SIGTERM, in seconds
     #[arg(long, default_value_t = 30)]
     drain: u64,
+    /// Where ordered certificates and their keys are kept
+    #[arg(long, default_value = "/var/lib/meshd-gateway")]
+    state: PathBuf,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -81,8 +85,9 @@ async fn serve(args: ServeArgs) -> Result<()> {
             TcpListener::bind(addr).await.with_context(|| format!("cannot listen on {addr} (--admin)"))?;
         tasks.spawn(admin::serve(Arc::clone(gateway.shared()), listener, Arc::clone(&ready)));
     }
+    let store = Store::new(&args.state);
     let mut config = crate::load(&args.file)?;
-    gateway.apply(&config, &NoneIssued)?;
+    gateway.apply(&config, &store)?;
     tracing::info!(
         generation = config.generation,
         listeners = config.listeners.len(),
@@ -91,7 +96,8 @@ async fn serve(args: ServeArgs) -> Result<()> {
     );
     let (mut hangup, mut term, mut int) =
         (signal(SignalKind::hangup())?, signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let mut seen = stamps(&args.file, &config);
+    let mut seen = stamps(&args.file, &config, &store);
+    let orders = Orders::start(&config, &store, gateway.shared(), &mut tasks);
     loop {
         let forced = tokio::select! {
             _ = term.recv() => break,
@@ -99,14 +105,15 @@ async fn serve(args: ServeArgs) -> Result<()> {
             _ = hangup.recv() => true,
             () = tokio::time::sleep(LOOK) => false,
         };
-        let now = stamps(&args.file, &config);
+        let now = stamps(&args.file, &config, &store);
         if !forced && now == seen {
             continue;
         }
         match crate::load(&args.file) {
-            Ok(next) => match gateway.apply(&next, &NoneIssued) {
+            Ok(next) => match gateway.apply(&next, &store) {
                 Ok(()) => {
                     tracing::info!(generation = next.generation, "configuration taken");
+                    orders.follow(&next);
                     config = next;
                 }
                 Err(error) => tracing::error!("{error}; the one before stays in use"),
@@ -116,7 +123,7 @@ async fn serve(args: ServeArgs) -> Result<()> {
                 tracing::error!("{error}{cause}; the one before stays in use");
             }
         }
-        seen = stamps(&args.file, &config);
+        seen = stamps(&args.file, &config, &store);
     }
     ready.store(false, Relaxed);
     tracing::info!(seconds = args.drain, "draining");
@@ -144,8 +151,10 @@ fn open_log(format: Format, file: Option<&Path>, tasks: &mut JoinSet<()>) -> Res
 }
 
 /// What changes when one of the files does.
-fn stamps(file: &Path, config: &crate::GatewayConfig) -> Vec<Option<(u64, i64, i64, u64)>> {
+fn stamps(file: &Path, config: &crate::GatewayConfig, store: &Store) -> Vec<Option<(u64, i64, i64, u64)>> {
     let stamp = |path: &Path| fs::metadata(path).ok().map(|m| (m.ino(), m.mtime(), m.mtime_nsec(), m.len()));
     let files = tls::files(config);
-    std::iter::once(stamp(file)).chain(files.iter().map(|f| stamp(Path::new(f)))).collect()
+    let ordered = store.files(config);
+    let named = files.iter().map(|f| stamp(Path::new(f)));
+    std::iter::once(stamp(file)).chain(named).chain(ordered.iter().map(|f| stamp(f))).collect()
 }

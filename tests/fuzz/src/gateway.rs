@@ -30,7 +30,9 @@ fn proxy(bytes: &[u8]) {
     assert!(length <= bytes.len() && length <= proxy_v2::MAX_HEADER);
     if let Some((from, to)) = addresses {
         let again = proxy_v2::encode(from, to, false);
-        let Header::Whole { addresses: Some(same), .. } = proxy_v2::parse(&again) else { panic!("not read back") };
+        let Header::Whole { addresses: Some(same), .. } = proxy_v2::parse(&again) else {
+            panic!("not read back")
+        };
         assert_eq!(same, (from, to));
     }
 }
