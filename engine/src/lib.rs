@@ -26,6 +26,7 @@ pub mod event;
 pub mod packet;
 pub mod path;
 mod peers;
+pub mod self_test;
 pub mod session;
 pub mod status;
 mod stun;

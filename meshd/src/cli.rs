@@ -45,7 +45,11 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Export(Export),
     /// Print version and build
-    Version,
+    Version {
+        /// Compute known answers of the cryptography that this build uses, and fail when one is wrong
+        #[arg(long)]
+        self_test: bool,
+    },
     /// Run the daemon in the foreground (for systemd and containers)
     Run(Run),
     /// Undo what a killed daemon left on the host

@@ -41,7 +41,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Dns(what) => dns::run(&globals, &what),
         Command::Logs(args) => logs::run(&globals, &args),
         Command::Export(what) => export::run(&globals, &what),
-        Command::Version => version::run(&globals),
+        Command::Version { self_test } => version::run(&globals, self_test),
         Command::Run(args) => daemon::run(&globals, &args),
         Command::Cleanup(args) => cleanup::run(&globals, &args),
         Command::Completions { shell } => completions::shell(shell),

@@ -23,6 +23,7 @@ pub mod userspace;
 
 pub use config::DaemonConfig;
 pub use daemon::supervise_dns;
+pub use meshd_engine::self_test;
 
 use std::path::Path;
 

@@ -10,6 +10,7 @@ use meshd_lab::mesh::{Coordinator, mesh_address, ping_until, up, wait_direct};
 use meshd_lab::{Host, Lab, Process, now, wait_until, wait_within};
 use std::fs;
 use std::net::Ipv4Addr;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// How long a daemon may take until it answers.
@@ -132,7 +133,7 @@ fn daemon_of(host: &Host) -> Result<i32> {
 
 /// A userspace WireGuard of another make, configured by `wg`.
 fn wireguard(pair: &Pair, program: &str, args: &[&str]) -> Result<Daemons> {
-    let version = version_of(&pair.left, program)?;
+    let version = version_of(program)?;
     let inner = [Ipv4Addr::new(10, 9, 0, 1), Ipv4Addr::new(10, 9, 0, 2)];
     let key = |host: &Host| -> Result<(String, String)> {
         let secret = host.sh("wg genkey")?.trim().to_owned();
@@ -181,10 +182,12 @@ fn wireguard_side(
 }
 
 /// Its exact version: what the file name pins, or what the program or its package says.
-fn version_of(host: &Host, program: &str) -> Result<String> {
+fn version_of(program: &str) -> Result<String> {
     if program.starts_with("/usr/bin/") {
         let package = program.rsplit('/').next().unwrap_or(program);
-        return Ok(host.sh(&format!("dpkg-query -W -f \\${{Version}} {package}"))?.trim().to_owned());
+        let said = Command::new("dpkg-query").args(["-W", "-f", "${Version}", package]).output()?;
+        ensure!(said.status.success(), "{package} is not an installed Debian package");
+        return Ok(String::from_utf8_lossy(&said.stdout).trim().to_owned());
     }
     let name = program.rsplit('/').next().unwrap_or(program);
     let at = name
@@ -237,7 +240,7 @@ fn nebula(pair: &Pair) -> Result<Daemons> {
     let began = now();
     let left = begin(&pair.left)?;
     Ok(Daemons {
-        version: version_of(&pair.left, "/usr/bin/nebula")?,
+        version: version_of("/usr/bin/nebula")?,
         interface: "nebula1",
         inner,
         pids: [Some(left.pid()?), Some(right.pid()?)],
