@@ -35,7 +35,7 @@ STEP := bash .ci/step
 LAB_OWN := interop torture
 LAB_TESTS := $(filter-out $(LAB_OWN),$(sort $(basename $(notdir $(wildcard tests/lab/tests/*.rs)))))
 
-.PHONY: help demo test setup root build lint tidy deny unit lab interop fuzz torture bench bench-control deb deb-test clean
+.PHONY: help demo test setup root build lint tidy deny unit web screenshots lab interop fuzz torture bench bench-control deb deb-test clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -72,6 +72,16 @@ deny: ## licences, bans and sources of all dependencies (ADVISORIES=1 needs a ne
 
 unit: ## tests of every crate that need no kernel of their own
 	@$(STEP) unit cargo test --locked --workspace --exclude meshd-lab --exclude meshd-tidy --no-fail-fast
+
+web: build ## the web admin in headless Chromium: every screen for every role
+	@$(STEP) web-build cargo build --locked -p meshd-coordinator --bins --examples
+	@$(STEP) web bash tests/web/run.sh
+
+screenshots: build ## the pictures of docs/guide, taken by the test of the web admin
+	@$(STEP) web-build cargo build --locked -p meshd-coordinator --bins --examples
+	@mkdir -p target/screenshots
+	@$(STEP) screenshots bash tests/web/run.sh --screenshots "$(CURDIR)/target/screenshots"
+	@cp target/screenshots/{welcome,overview,tokens,policy,access}.png docs/guide/images/
 
 lab: root build ## end-to-end tests on real kernels, in network namespaces
 	@$(STEP) lab cargo test --locked -p meshd-lab --no-fail-fast --lib $(LAB_TESTS:%=--test %)

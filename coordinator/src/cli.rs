@@ -15,6 +15,7 @@ mod shell;
 mod status;
 mod table;
 mod token;
+mod users;
 
 use crate::client::Client;
 use crate::serve::{self, ServeOptions};
@@ -74,6 +75,11 @@ enum Command {
     /// Tokens for programs that use the REST API
     #[command(subcommand)]
     ApiToken(api_token::ApiTokenCommand),
+    /// People who may sign in to the web admin
+    #[command(subcommand, visible_alias = "user")]
+    Users(users::UsersCommand),
+    /// Print a new link that makes an owner of the web admin, once, within an hour
+    AdminLink,
     /// Who changed what
     #[command(subcommand)]
     Audit(audit::AuditCommand),
@@ -138,6 +144,8 @@ async fn run(cli: Cli) -> Result<Output, Failure> {
         Command::Dns(command) => dns::run(command, &client).await,
         Command::Policy(command) => policy::run(command, &client).await,
         Command::ApiToken(command) => api_token::run(command, &client).await,
+        Command::Users(command) => users::run(command, &client).await,
+        Command::AdminLink => users::admin_link(&client).await,
         Command::Audit(command) => audit::run(command, &client).await,
         Command::Backup(args) => backup::backup(&args, &client).await,
         Command::Restore(args) => backup::restore(&args).await,

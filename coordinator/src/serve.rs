@@ -58,8 +58,10 @@ pub async fn run(options: ServeOptions) -> Result<()> {
     let tls = tls::prepare(&options, &state_dir(&options)?, &outside)?;
     let unix = unix::bind(&options.socket)?;
     let metrics = metrics_exporter_prometheus::PrometheusBuilder::new().install_recorder().ok();
-    let router = api::router(Api { service: service.clone(), metrics });
     let stop = CancellationToken::new();
+    let fingerprint = tls.fingerprint.as_str().into();
+    let api = Api { metrics, fingerprint, stop: stop.clone(), ..Api::new(service.clone()) };
+    let router = api::router(api);
     let shared = Arc::new(Shared {
         control: Hub::new(service.clone()),
         router,

@@ -21,7 +21,7 @@ pub(super) async fn show(State(api): State<Api>, actor: Asker) -> Result<Json<St
 }
 
 /// The mesh at a glance.
-pub(super) fn status(service: &Service) -> StatusView {
+pub(crate) fn status(service: &Service) -> StatusView {
     let model = service.model();
     let mesh = &model.mesh;
     StatusView {

@@ -1,5 +1,9 @@
 //! What the API says, as types: the server writes them, the CLI reads them. JSON field names are stable.
 
+mod people;
+
+pub use people::*;
+
 use crate::clock;
 use crate::model::{Model, NodeRecord, Owner};
 use crate::service::{Presence, RouteView};
@@ -269,6 +273,9 @@ pub struct ApiTokenView {
     pub name: String,
     /// What it may do.
     pub role: String,
+    /// What of that; empty: all that the role may.
+    #[serde(default)]
+    pub scopes: Vec<String>,
     /// `valid`, `expired` or `revoked`.
     pub state: String,
     /// When it was made.
@@ -291,6 +298,7 @@ impl ApiTokenView {
             id: token.id,
             name: token.name.clone(),
             role: token.role.to_string(),
+            scopes: token.scopes.names().into_iter().map(str::to_owned).collect(),
             state: state.to_owned(),
             created: token.created,
             expires: token.expires,
@@ -307,6 +315,9 @@ pub struct ApiTokenInput {
     pub name: String,
     /// What it may do.
     pub role: crate::service::Role,
+    /// What of that; none: all that the role may.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scopes: Vec<String>,
     /// Seconds until it ends.
     pub lifetime: u64,
 }
@@ -390,6 +401,41 @@ pub struct PolicyInput {
     /// Only when the policy in force is still that of this version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expected_version: Option<u64>,
+    /// Also when it cuts most of the mesh, or your own machines, off.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
+}
+
+/// Which past policy to put back.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RollbackInput {
+    /// The version that brought it.
+    pub version: u64,
+    /// Also when it cuts most of the mesh, or your own machines, off.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
+}
+
+/// One thing that the policy allows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccessEdge {
+    /// Who: an owner, tags, a node, addresses.
+    pub from: String,
+    /// What.
+    pub to: String,
+    /// Which ports: `tcp:22`, `*`.
+    pub ports: String,
+    /// Line of the rule.
+    pub line: u32,
+    /// How the source comes to be named by it.
+    pub source: String,
+    /// How the destination comes to be named by it.
+    pub destination: String,
+    /// How many nodes the source has.
+    pub from_nodes: usize,
+    /// How many nodes the destination has.
+    pub to_nodes: usize,
 }
 
 /// A policy text that passed.

@@ -274,7 +274,7 @@ async fn the_policy_approves_routes_by_itself_where_it_says_so() {
         "autoApprovers": { "routes": { "192.168.0.0/16": ["tag:router"] } },
     }"#;
     let before = service.model().version;
-    service.set_policy(&ROOT, text, None, NOW).await.unwrap();
+    service.set_policy(&ROOT, &change(text), NOW).await.unwrap();
     assert_eq!(service.model().version.0, before.0 + 1, "policy and approvals are one commit");
     assert_eq!(service.model().nodes[&first].active_routes().collect::<Vec<_>>(), [lan()]);
     let request = RegisterRequest { advertised: [lan()].into(), ..machine(2, Some(&secret)) };
@@ -290,17 +290,26 @@ async fn the_policy_approves_routes_by_itself_where_it_says_so() {
 async fn a_policy_with_an_error_or_a_failing_test_changes_nothing() {
     let (_dir, service) = fresh().await;
     let before = service.policy(&ROOT).unwrap();
-    let refused = service.set_policy(&ROOT, "{\n  \"acls\": [ 7 ],\n}", None, NOW).await.unwrap_err();
+    let refused = service.set_policy(&ROOT, &change("{\n  \"acls\": [ 7 ],\n}"), NOW).await.unwrap_err();
     let ServiceError::Policy(errors) = &refused else { panic!("{refused}") };
     assert!(errors[0].starts_with("line 2, column "), "{errors:?}");
     let failing = r#"{ "acls": [], "tests": [ { "src": "owner", "accept": ["192.168.1.1:80"] } ] }"#;
-    let refused = service.set_policy(&ROOT, failing, None, NOW).await;
+    let refused = service.set_policy(&ROOT, &change(failing), NOW).await;
     assert!(matches!(refused, Err(ServiceError::Policy(_))), "{refused:?}");
     assert_eq!(service.policy(&ROOT).unwrap(), before);
 
-    let set = service.set_policy(&ROOT, "{ \"acls\": [] }", Some(before.version), NOW).await.unwrap();
+    let set = service
+        .set_policy(
+            &ROOT,
+            &PolicyChange { expected: Some(before.version), ..change("{ \"acls\": [] }") },
+            NOW,
+        )
+        .await
+        .unwrap();
     assert!(set.version > before.version);
-    let late = service.set_policy(&ROOT, "{}", Some(before.version), NOW).await;
+    let late = service
+        .set_policy(&ROOT, &PolicyChange { expected: Some(before.version), ..change("{}") }, NOW)
+        .await;
     assert!(matches!(late, Err(ServiceError::Conflict(_))), "somebody else was first");
     assert_eq!(service.policy_history(&ROOT, 10).await.unwrap().len(), 2);
 }
@@ -503,7 +512,7 @@ async fn questions_go_where_the_admin_says_and_never_in_a_circle() {
     assert_eq!(service.resolving(&ROOT).unwrap(), all);
     change(split("corp.example", &[])).await.unwrap();
     assert_eq!(change(ResolvingChange::Nameservers(vec![])).await.unwrap().split.len(), 1);
-    let auditor = Actor::ApiToken { name: "a".into(), role: Role::Auditor };
+    let auditor = Actor::ApiToken { name: "a".into(), role: Role::Auditor, scopes: Scopes::ALL };
     let refused = service.change_resolving(&auditor, split("c.example", &["192.168.1.1"]), NOW).await;
     assert!(matches!(refused, Err(ServiceError::Forbidden { .. })));
 }
@@ -512,21 +521,22 @@ async fn questions_go_where_the_admin_says_and_never_in_a_circle() {
 async fn what_a_role_may_not_do_is_refused_before_anything_happens() {
     let (_dir, service) = fresh().await;
     let version = service.model().version;
-    let auditor = Actor::ApiToken { name: "a".into(), role: Role::Auditor };
-    let member = Actor::ApiToken { name: "m".into(), role: Role::Member };
+    let auditor = Actor::ApiToken { name: "a".into(), role: Role::Auditor, scopes: Scopes::ALL };
+    let member = Actor::ApiToken { name: "m".into(), role: Role::Member, scopes: Scopes::ALL };
     let forbidden =
         |r: Result<(), ServiceError>| assert!(matches!(r, Err(ServiceError::Forbidden { .. })), "{r:?}");
     for actor in [&auditor, &member, &Actor::Node(NodeId(1))] {
         forbidden(service.remove_node(actor, "x", NOW).await.map(|_| ()));
         forbidden(service.create_token(actor, &TokenRequest::default(), NOW).await.map(|_| ()));
-        forbidden(service.set_policy(actor, "{}", None, NOW).await.map(|_| ()));
+        forbidden(service.set_policy(actor, &change("{}"), NOW).await.map(|_| ()));
         forbidden(service.approve_routes(actor, "x", &[], NOW).await.map(|_| ()));
         forbidden(service.backup(actor, NOW).await.map(|_| ()));
     }
     forbidden(service.nodes(&member).map(|_| ()));
     assert!(service.nodes(&auditor).is_ok());
-    let admin = Actor::ApiToken { name: "x".into(), role: Role::Admin };
-    let request = ApiTokenRequest { name: "more".into(), role: Role::Owner, lifetime: 60 };
+    let admin = Actor::ApiToken { name: "x".into(), role: Role::Admin, scopes: Scopes::ALL };
+    let request =
+        ApiTokenRequest { name: "more".into(), role: Role::Owner, scopes: Scopes::ALL, lifetime: 60 };
     forbidden(service.create_api_token(&admin, &request, NOW).await.map(|_| ()));
     assert_eq!(service.model().version, version);
 }
@@ -534,9 +544,10 @@ async fn what_a_role_may_not_do_is_refused_before_anything_happens() {
 #[tokio::test]
 async fn an_api_token_opens_until_it_ends_or_is_revoked() {
     let (_dir, service) = fresh().await;
-    let request = ApiTokenRequest { name: "ci".into(), role: Role::NetworkAdmin, lifetime: 60 };
+    let request =
+        ApiTokenRequest { name: "ci".into(), role: Role::NetworkAdmin, scopes: Scopes::ALL, lifetime: 60 };
     let new = service.create_api_token(&ROOT, &request, NOW).await.unwrap();
-    let expected = Actor::ApiToken { name: "ci".into(), role: Role::NetworkAdmin };
+    let expected = Actor::ApiToken { name: "ci".into(), role: Role::NetworkAdmin, scopes: Scopes::ALL };
     assert_eq!(service.authenticate(&new.secret, NOW).await.unwrap(), Some(expected));
     assert_eq!(service.authenticate(&new.secret, UnixSeconds(NOW.0 + 60)).await.unwrap(), None);
     assert_eq!(service.authenticate("meshapi_wrong", NOW).await.unwrap(), None);
@@ -604,3 +615,9 @@ async fn every_change_is_in_an_unbroken_audit_log() {
     let state = service.verify_audit(&ROOT).await.unwrap();
     assert!(matches!(state, crate::store::audit::ChainState::Whole { entries: 5, .. }));
 }
+
+fn change(text: &str) -> PolicyChange<'_> {
+    PolicyChange { text, expected: None, force: true }
+}
+
+mod accounts;

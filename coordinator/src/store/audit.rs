@@ -134,6 +134,23 @@ impl Store {
         rows.iter().map(entry).collect()
     }
 
+    /// The newest entries before id `before` that hold `text` in any letter case, newest first.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn find_audit(
+        &mut self,
+        text: &str,
+        before: Option<u64>,
+        limit: u32,
+    ) -> Result<Vec<AuditEntry>, StoreError> {
+        let sql = "SELECT * FROM audit WHERE id < ?1
+                   AND (?2 = '' OR instr(lower(actor || ' ' || action || ' ' || subject || ' ' || detail), lower(?2)) > 0)
+                   ORDER BY id DESC LIMIT ?3";
+        let query = sqlx::query(sql).bind(before.map_or(i64::MAX, int)).bind(text).bind(i64::from(limit));
+        query.fetch_all(&mut self.conn).await?.iter().map(entry).collect()
+    }
+
     /// Walks the whole chain.
     ///
     /// # Errors
