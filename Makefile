@@ -57,7 +57,7 @@ setup: ## install what is missing: Debian packages and Rust
 
 build: ## all programs, into debug/ of the build output
 	@echo "build output: $(CARGO_TARGET_DIR)"
-	@$(STEP) build cargo build --locked --workspace --bins
+	@$(STEP) build cargo build --locked --workspace --bins --example userspace_pair
 
 lint: ## rustfmt, clippy and rustdoc, with warnings as errors
 	@$(STEP) lint-format cargo fmt --all --check

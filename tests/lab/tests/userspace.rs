@@ -240,3 +240,18 @@ fn dead_peer(net: &SmallInternet) -> Result<()> {
     assert!(!ended.success(), "half a body was taken for a whole one");
     Ok(())
 }
+#[test]
+fn two_nodes_inside_one_program_exchange_ten_megabytes_each_way() -> Result<()> {
+    let net = SmallInternet::new("pair")?;
+    let coordinator = net.coordinator()?;
+    let token = coordinator.token()?;
+    let user = User::new(&net.laptop, &["examples/userspace_pair"])?;
+    let (first, second) = (format!("{HOME}/one"), format!("{HOME}/two"));
+    let done = user.run("userspace_pair", &[&token, &first, &second])?.success()?;
+    print!("{}", done.stdout);
+    assert!(done.stdout.ends_with("done\n"), "{done:?}");
+    // The one that left is forgotten, the one that was shut down is still a member.
+    let nodes = coordinator.run(&["nodes", "list", "--json"])?.stdout;
+    assert!(nodes.contains("pair-two") && !nodes.contains("pair-one"), "{nodes}");
+    Ok(())
+}
