@@ -35,7 +35,7 @@ STEP := bash .ci/step
 LAB_OWN := interop torture
 LAB_TESTS := $(filter-out $(LAB_OWN),$(sort $(basename $(notdir $(wildcard tests/lab/tests/*.rs)))))
 
-.PHONY: help demo test setup root build lint tidy deny unit web screenshots lab interop fuzz torture bench bench-control deb deb-test clean
+.PHONY: help demo test setup root build lint tidy deny unit web screenshots lab interop fuzz torture bench bench-control deb deb-test clean gateway-swap
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -100,6 +100,9 @@ bench: root setup ## speed and footprint beside other VPNs (QUICK=1, ROUNDS=, ON
 
 bench-control: ## the control plane with SIZES= simulated nodes (100 1000 3000; 100 in CI)
 	@$(STEP) bench-control cargo run --locked -p meshd-bench-control -- $(SIZES)
+
+gateway-swap: ## a gateway's configuration changes every 100 ms under load for a minute: 0 failed requests
+	@GATEWAY_SWAP_SECONDS=60 $(STEP) gateway-swap cargo test --locked -p meshd-gateway --test swap a_change -- --nocapture
 
 deb: ## Debian packages, into target/deb (ARCHS="amd64 arm64 armhf")
 	@$(STEP) deb bash packaging/deb/build
