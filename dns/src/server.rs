@@ -44,7 +44,7 @@ pub struct Listener {
 /// Who gets a reply from a listener, and from which view. Others get none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Audience {
-    /// This host itself: the node's own view. Containers on it, which inherit its resolv.conf: the
+    /// This host itself, and plain WireGuard devices joined through it: the node's own view. Containers on it, which inherit its resolv.conf: the
     /// guest's view.
     Node {
         /// Who else: the guest's view, too.

@@ -25,7 +25,7 @@ pub use slot::{Live, PathChoice, PeerSlot};
 
 use crate::session::{Session, SessionIndex};
 use conntrack::Conntrack;
-use meshd_policy::Filter;
+use meshd_policy::{Filter, Flow};
 use meshd_proto::{MeshAddrs, MeshPrefixes, Prefix, addr::is_public_unicast};
 use routes::{PeerRef, RouteTable, Sources};
 use std::collections::HashMap;
@@ -72,6 +72,8 @@ pub struct Own {
     pub exit_v4: bool,
     /// An approved exit for IPv6.
     pub exit_v6: bool,
+    /// Plain WireGuard devices that are in the mesh through this node.
+    pub devices: Vec<MeshAddrs>,
 }
 
 impl Own {
@@ -87,6 +89,14 @@ impl Own {
     /// as an exit from the internet.
     pub fn may_send_from(&self, src: IpAddr) -> bool {
         self.accepts(src)
+    }
+
+    /// Whether this is a question to our resolver by a device that has no other: part of its being joined
+    /// through this node, whatever the policy says of nodes.
+    pub fn answers(&self, flow: &Flow) -> bool {
+        let by_device = || self.devices.iter().any(|d| d.contains(flow.src));
+        let dns = flow.dst_port == 53 && matches!(flow.protocol, 6 | 17);
+        dns && self.mesh.resolver().contains(flow.dst) && by_device()
     }
 
     const fn is_exit_for(&self, ip: IpAddr) -> bool {

@@ -132,6 +132,7 @@ impl<F: SessionFactory> Engine<F> {
     pub fn handle_input(&mut self, input: Input, now: Instant) {
         match input {
             Input::Map(map) => self.apply_map(map, now),
+            Input::Preshared(keys) => self.config.preshared = keys,
             Input::Settings(settings) => self.apply_settings(settings, now),
             Input::WallClock(seconds) => self.set_wall_clock(seconds, now),
             Input::Hints(hints) => hints.into_iter().for_each(|h| self.apply_hint(h, now)),

@@ -133,6 +133,8 @@ pub enum Input {
     /// Connect to a peer without a packet, and ping it (`meshd ping`): [`Event::Pong`] is the answer, on
     /// whatever way it comes first. A peer that runs plain WireGuard has no answer to give.
     Connect(NodeId),
+    /// The preshared keys of single peers, all of them. Sessions that stand keep the key they began with.
+    Preshared(BTreeMap<NodeKey, Preshared>),
     /// The wall clock, for the expiry of keys. Send it at start, once a minute and after a clock jump.
     WallClock(UnixSeconds),
 }

@@ -33,4 +33,4 @@ mod stun;
 mod timers;
 
 pub use engine::Engine;
-pub use event::{Destination, EngineConfig, Event, Input, Settings, Source, Transmit, Via};
+pub use event::{Destination, EngineConfig, Event, Input, Preshared, Settings, Source, Transmit, Via};

@@ -159,6 +159,9 @@ pub(crate) enum Export {
         /// Do not print the QR code
         #[arg(long)]
         no_qr: bool,
+        /// Add a preshared key: a second secret, known to the device and this node only
+        #[arg(long)]
+        preshared_key: bool,
     },
 }
 
@@ -222,6 +225,9 @@ pub(crate) struct Cleanup {
     /// The state directory
     #[arg(long, value_name = "DIR", default_value = "/var/lib/meshd")]
     pub(crate) state_dir: PathBuf,
+    /// Configuration file, for tests of crashes
+    #[arg(long, value_name = "FILE", default_value = "/etc/meshd/meshd.toml", hide = true)]
+    pub(crate) config: PathBuf,
 }
 
 /// Settings that `up` and `set` share.

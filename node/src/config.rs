@@ -26,6 +26,8 @@ pub struct DaemonConfig {
     pub socket: PathBuf,
     /// Without privileges: a stack of our own in place of the TUN interface.
     pub userspace: Option<UserspaceConfig>,
+    /// See [`crate::steps`]; for tests of crashes.
+    pub stop_file: Option<PathBuf>,
 }
 
 /// The file as it is written.
@@ -35,6 +37,7 @@ struct Raw {
     interface: Option<String>,
     mtu: Option<u16>,
     port: Option<u16>,
+    debug_stop_file: Option<PathBuf>,
 }
 
 /// Why the configuration was refused.
@@ -92,12 +95,14 @@ impl DaemonConfig {
             state_dir: PathBuf::from("/var/lib/meshd"),
             socket: PathBuf::from(meshd_proto::localapi::SOCKET),
             userspace: None,
+            stop_file: raw.debug_stop_file,
         })
     }
 
     /// For a node inside a program: without a file, without a local API.
     pub(crate) fn userspace(state_dir: PathBuf, port: u16, mtu: u16, userspace: UserspaceConfig) -> Self {
         Self {
+            stop_file: None,
             interface: IfName::mesh0(),
             mtu: mtu.clamp(MIN_MTU, MAX_MTU),
             port,

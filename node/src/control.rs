@@ -17,6 +17,7 @@ mod session;
 
 pub use dial::DialError;
 
+use crate::outside_names::OutsideNames;
 use backoff::Backoff;
 use meshd_proto::control::{Answer, Call, MapPosition, Offer, Refusal};
 use meshd_proto::permit::SignedPermit;
@@ -92,6 +93,8 @@ pub struct ControlConfig {
     pub map: Option<Arc<NetworkMap>>,
     /// Mark of the sockets, so that they never enter the tunnel; `None`: unmarked.
     pub fwmark: Option<u32>,
+    /// How the coordinator's names are resolved.
+    pub names: OutsideNames,
 }
 
 /// What the machine tells of itself.
@@ -134,7 +137,8 @@ pub enum Command {
     },
     /// The network has changed: drop the session that may be dead and dial at once.
     Reconnect,
-    /// Leave the mesh for good; the client ends with [`ControlEvent::Left`].
+    /// Leave the mesh for good; the client ends with [`ControlEvent::Left`], within
+    /// [`session::LEAVE_LIMIT`] when there is a session.
     Leave,
 }
 
@@ -175,7 +179,10 @@ pub enum ControlEvent {
         reason: String,
     },
     /// The node has left. Final.
-    Left,
+    Left {
+        /// Whether the coordinator has confirmed it; else it keeps an absent member.
+        confirmed: bool,
+    },
     /// No session; trying again.
     Disconnected {
         /// For a person.
@@ -207,6 +214,8 @@ pub struct ControlClient {
     dialer: dial::Dialer,
     commands: mpsc::Receiver<Command>,
     events: mpsc::Sender<ControlEvent>,
+    /// The farewell is on its way.
+    leaving: bool,
 }
 
 /// What the owner wants the coordinator to know: sent whole in every session.
@@ -237,8 +246,12 @@ impl ControlClient {
             .clone()
             .filter(|m| m.network == config.network)
             .unwrap_or_else(|| Arc::new(NetworkMap::empty(config.network)));
-        let dialer = dial::Dialer::new(config.fwmark);
-        (Self { config, wishes: Wishes::default(), map, dialer, commands, events }, command_tx, event_rx)
+        let dialer = dial::Dialer::new(config.fwmark, config.names.clone());
+        (
+            Self { config, wishes: Wishes::default(), map, dialer, commands, events, leaving: false },
+            command_tx,
+            event_rx,
+        )
     }
 
     /// Runs until a final refusal, a revocation, a leave, or until the owner is gone.
@@ -274,10 +287,7 @@ impl ControlClient {
                     None => return Some(Ended::OwnerGone),
                     Some(Command::Reconnect) => return None,
                     // Nobody to tell: the owner goes, the coordinator keeps an offline member.
-                    Some(Command::Leave) => {
-                        let _ = self.events.send(ControlEvent::Left).await;
-                        return Some(Ended::Left);
-                    },
+                    Some(Command::Leave) => return Some(self.left(false).await),
                     Some(Command::Call { id, .. }) => {
                         let answer = Answer::Failed {
                             message: "there is no connection to the coordinator".to_owned(),
@@ -289,6 +299,11 @@ impl ControlClient {
                 },
             }
         }
+    }
+
+    async fn left(&self, confirmed: bool) -> Ended {
+        let _ = self.events.send(ControlEvent::Left { confirmed }).await;
+        Ended::Left
     }
 
     /// Keeps what a later session has to say.

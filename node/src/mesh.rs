@@ -10,12 +10,12 @@ use crate::data::{Device, HandUp, RelayPeers, Snapshot, Wire};
 use meshd_engine::data::Offload;
 use meshd_engine::session::wireguard::WireGuard;
 use meshd_engine::status::Status;
-use meshd_engine::{Destination, Engine, EngineConfig, Event, Input, Settings};
+use meshd_engine::{Destination, Engine, EngineConfig, Event, Input, Preshared, Settings};
 use meshd_proto::permit::SignedPermit;
 use meshd_proto::relay::RelayAddr;
-use meshd_proto::{Endpoint, Hint, NetworkMap, NodeId, NodeSecret, RelayId};
+use meshd_proto::{Endpoint, Hint, NetworkMap, NodeId, NodeKey, NodeSecret, RelayId};
 use relays::RelayLinks;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::io::IoSlice;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -39,6 +39,8 @@ pub enum MeshCommand {
     Hints(Vec<Hint>),
     /// What the user chose.
     Settings(Settings),
+    /// WireGuard preshared keys of devices joined through this node, all of them.
+    Preshared(BTreeMap<NodeKey, Preshared>),
     /// Local addresses with our port.
     LocalEndpoints(Vec<Endpoint>),
     /// A relay's names were resolved.
@@ -177,6 +179,7 @@ impl Mesh {
         match command {
             MeshCommand::Map(map) => self.set_map(map),
             MeshCommand::Hints(hints) => self.engine.handle_input(Input::Hints(hints), now),
+            MeshCommand::Preshared(keys) => self.engine.handle_input(Input::Preshared(keys), now),
             MeshCommand::Settings(settings) => self.engine.handle_input(Input::Settings(settings), now),
             MeshCommand::LocalEndpoints(endpoints) => {
                 self.engine.handle_input(Input::LocalEndpoints(endpoints), now);
@@ -192,6 +195,7 @@ impl Mesh {
             }
             MeshCommand::Ping { peer, until, reply } => {
                 self.engine.handle_input(Input::Connect(peer), now);
+                self.pings.retain(|p| !p.reply.is_closed());
                 self.pings.push(Waiting { peer, until, reply });
             }
             // A caller that gave up needs no answer.

@@ -187,6 +187,9 @@ pub struct Device {
     /// Its public key as `wg pubkey` prints it.
     #[prost(string, tag = "2")]
     pub public_key: String,
+    /// A WireGuard preshared key of 32 bytes, for it and this node only. Never logged, never sent on.
+    #[prost(bytes = "vec", optional, tag = "3")]
+    pub preshared_key: Option<Vec<u8>>,
 }
 
 /// One answer.

@@ -377,9 +377,11 @@ impl Session {
             ToCoordinator::Alive { .. } => {}
             ToCoordinator::Leave => {
                 if let Err(error) = self.seat.hub().service().leave(node, clock::unix_now()).await {
+                    // Without a last word the node says that it could not be told.
                     tracing::error!(%node, %error, "a node could not leave");
+                    return Ok(Some(End::Left));
                 }
-                return Ok(Some(End::Left));
+                return Ok(Some(End::Told(ToNode::Revoked { reason: "this node has left".to_owned() })));
             }
             ToCoordinator::Call { id, call } => {
                 let answer = self.answer(call).await;

@@ -15,7 +15,8 @@ use crate::view::{Decision, Route, View};
 use arc_swap::ArcSwap;
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{LowerName, Name, RData, Record, RecordType};
-use meshd_proto::NetworkMap;
+use meshd_proto::netmap::PeerKind;
+use meshd_proto::{MeshAddrs, NetworkMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -33,6 +34,8 @@ const MAX_FOREIGN_ALIASES: usize = 16;
 pub struct Names {
     own: Arc<Side>,
     guest: Arc<Side>,
+    /// Plain WireGuard devices that are in the mesh through this node: their only resolver is ours.
+    devices: ArcSwap<Vec<MeshAddrs>>,
     upstreams: ArcSwap<Vec<Upstream>>,
     listening: ArcSwap<Vec<SocketAddr>>,
     forwarder: Forwarder,
@@ -95,6 +98,7 @@ impl Default for Names {
         Self {
             own: Arc::new(Side::new(OWN_CACHE)),
             guest: Arc::new(Side::new(GUEST_CACHE)),
+            devices: ArcSwap::default(),
             upstreams: ArcSwap::default(),
             listening: ArcSwap::default(),
             forwarder: Forwarder::default(),
@@ -108,6 +112,8 @@ impl Names {
     pub fn set_map(&self, map: &NetworkMap) {
         self.own.set_view(View::from_map(map));
         self.guest.set_view(View::guest(map));
+        let devices = map.peers.values().filter(|p| p.kind == PeerKind::PlainWireguard).map(|p| p.addrs);
+        self.devices.store(Arc::new(devices.collect()));
     }
 
     /// What this host itself is answered from.
@@ -167,6 +173,11 @@ impl Names {
             Audience::Node { guests } => match kind(source) {
                 Source::Own => return Some(&self.own),
                 Source::Container => return Some(&self.guest),
+                // The engine lets only the device itself send from its address, and a LAN host that
+                // forges it hears nothing: the reply goes into the mesh.
+                Source::Stranger if self.devices.load().iter().any(|d| d.contains(source)) => {
+                    return Some(&self.own);
+                }
                 Source::Stranger => guests,
             },
             Audience::Guests(guests) => guests,

@@ -6,8 +6,10 @@ use crate::forward::Upstream;
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::{A, CNAME, NULL};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
-use meshd_proto::netmap::{DnsConfig, Entry, RecordSet, RecordType as Kind, RecordValue, SelfNode};
-use meshd_proto::{ClassId, MeshAddrs, MeshPrefixes, NetworkId, NetworkMap, NodeId};
+use meshd_proto::netmap::{
+    DnsConfig, Entry, Peer, PeerKind, RecordSet, RecordType as Kind, RecordValue, SelfNode,
+};
+use meshd_proto::{ClassId, MeshAddrs, MeshPrefixes, NetworkId, NetworkMap, NodeId, NodeKey};
 use std::sync::atomic::Ordering;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -236,7 +238,23 @@ async fn our_own_listener_is_never_asked_as_an_upstream() {
 #[test]
 fn this_host_gets_its_view_guests_an_empty_one_and_strangers_nothing() {
     let names = Names::default();
-    names.set_map(&map());
+    let mut map = map();
+    let member = |id: u64, v4: &str, kind| {
+        Entry::Peer(Peer {
+            id: NodeId(id),
+            key: NodeKey::from_bytes([id as u8; 32]),
+            name: format!("n{id}").parse().unwrap(),
+            addrs: MeshAddrs { v4: v4.parse().unwrap(), v6: format!("fd7a:1:2::{id}").parse().unwrap() },
+            class: ClassId(1),
+            tags: vec![],
+            owner: String::new(),
+            key_expires: None,
+            kind,
+        })
+    };
+    map.upsert(member(60, "100.71.0.60", PeerKind::PlainWireguard));
+    map.upsert(member(61, "100.71.0.61", PeerKind::Meshd));
+    names.set_map(&map);
     let guests = vec!["172.17.0.0/16".parse().unwrap()];
     let knows_pi = |view: Arc<crate::View>| {
         let name = "pi.home.internal.".parse().unwrap();
@@ -253,6 +271,9 @@ fn this_host_gets_its_view_guests_an_empty_one_and_strangers_nothing() {
     assert_eq!(view(&node, Source::Stranger, "172.17.0.2"), Some(false));
     assert_eq!(view(&node, Source::Container, "10.88.0.2"), Some(false));
     assert_eq!(view(&node, Source::Stranger, "192.168.1.77"), None);
+    assert_eq!(view(&node, Source::Stranger, "100.71.0.60"), Some(true), "a device joined through this node");
+    assert_eq!(view(&node, Source::Stranger, "fd7a:1:2::60"), Some(true));
+    assert_eq!(view(&node, Source::Stranger, "100.71.0.61"), None, "a node has a resolver of its own");
     assert_eq!(view(&Audience::Guests(guests), Source::Own, "172.17.0.1"), Some(false));
 }
 

@@ -190,7 +190,7 @@ impl<S: Session> Judge<'_, S> {
         if !own.accepts(packet.dst) {
             return Err(DropReason::NotForUs);
         }
-        let allows = |flow: &_| verdict(&snapshot.filter, flow).is_allowed();
+        let allows = |flow: &_| own.answers(flow) || verdict(&snapshot.filter, flow).is_allowed();
         match snapshot.conntrack.inbound(&packet, id, self.when, allows) {
             Inbound::Pass => {
                 self.last = ordinary.then_some((tuple, peer));

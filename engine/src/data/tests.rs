@@ -86,6 +86,7 @@ impl Bench {
                 prefixes: vec!["10.1.0.0/16".parse().unwrap()],
                 exit_v4: true,
                 exit_v6: false,
+                devices: Vec::new(),
             }),
             peers: Vec::new(),
             sources: Vec::new(),
@@ -308,4 +309,30 @@ fn a_replay_is_delivered_once() {
     let datagram = b.sealed(2, &udp(Ipv4Addr::new(100, 71, 0, 2), ME, 80, 1));
     let out = b.open(&[(way(2), datagram.clone()), (way(2), datagram)]);
     assert_eq!(out.delivered.len(), 1);
+}
+
+#[test]
+fn a_device_joined_through_us_may_ask_our_resolver_and_no_policy_forbids_it() {
+    let mesh = MeshPrefixes { v4: "100.71.0.0/16".parse().unwrap(), v6: "fd71::/48".parse().unwrap() };
+    let own = Own {
+        addrs: addrs(1),
+        mesh,
+        prefixes: vec![],
+        exit_v4: false,
+        exit_v6: false,
+        devices: vec![addrs(9)],
+    };
+    let resolver = mesh.resolver();
+    let flow = |src: MeshAddrs, dst: IpAddr, protocol, dst_port| Flow {
+        src: src.v4.into(),
+        dst,
+        protocol,
+        dst_port,
+    };
+    assert!(own.answers(&flow(addrs(9), resolver.v4.into(), 17, 53)));
+    assert!(own.answers(&flow(addrs(9), resolver.v4.into(), 6, 53)));
+    assert!(!own.answers(&flow(addrs(8), resolver.v4.into(), 17, 53)), "a node asks its own");
+    assert!(!own.answers(&flow(addrs(9), resolver.v4.into(), 17, 54)));
+    assert!(!own.answers(&flow(addrs(9), resolver.v4.into(), 132, 53)));
+    assert!(!own.answers(&flow(addrs(9), addrs(1).v4.into(), 17, 53)), "an address that policy speaks of");
 }

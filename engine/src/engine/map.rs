@@ -9,7 +9,7 @@ use crate::path::probe::SenderTag;
 use crate::peers::PeerState;
 use crate::session::{SessionFactory, SessionIndex};
 use meshd_policy::{Filter, verdict};
-use meshd_proto::netmap::{NetworkMap, Peer, Route, SelfNode};
+use meshd_proto::netmap::{NetworkMap, Peer, PeerKind, Route, SelfNode};
 use meshd_proto::{NodeId, Prefix, UnixSeconds};
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -237,6 +237,7 @@ impl<F: SessionFactory> Engine<F> {
 }
 
 fn own(map: &NetworkMap, me: &SelfNode) -> Own {
+    let devices = map.peers.values().filter(|p| p.kind == PeerKind::PlainWireguard);
     let routed = map.routes.iter().filter(|r| r.owner == me.id).map(|r| r.prefix);
     let mut all: Vec<Prefix> = me.approved_routes.iter().copied().chain(routed).collect();
     all.sort_unstable();
@@ -246,6 +247,7 @@ fn own(map: &NetworkMap, me: &SelfNode) -> Own {
         mesh: me.prefixes,
         exit_v4: all.contains(&Prefix::DEFAULT_V4),
         exit_v6: all.contains(&Prefix::DEFAULT_V6),
+        devices: devices.map(|p| p.addrs).collect(),
         prefixes: all.into_iter().filter(|p| !p.is_default()).collect(),
     }
 }

@@ -4,6 +4,7 @@
 //! whole handshake with the right keys wins. A stranger at one address therefore costs time only.
 
 use super::{ControlConfig, Trust};
+use crate::outside_names::OutsideNames;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use meshd_proto::NetworkId;
@@ -105,12 +106,13 @@ pub(super) struct Connection {
 #[derive(Debug)]
 pub(super) struct Dialer {
     fwmark: Option<u32>,
+    names: OutsideNames,
     resolved: HashMap<String, Vec<SocketAddr>>,
 }
 
 impl Dialer {
-    pub(super) fn new(fwmark: Option<u32>) -> Self {
-        Self { fwmark, resolved: HashMap::new() }
+    pub(super) fn new(fwmark: Option<u32>, names: OutsideNames) -> Self {
+        Self { fwmark, names, resolved: HashMap::new() }
     }
 
     /// Tries `addresses`; the first right coordinator wins.
@@ -153,8 +155,8 @@ impl Dialer {
             return Ok(vec![literal]);
         }
         let failed = |source| DialError::Resolve { name: name.to_owned(), source };
-        let answer = match timeout(RESOLVE_LIMIT, tokio::net::lookup_host(name)).await {
-            Ok(Ok(found)) => Ok(found.collect::<Vec<_>>()),
+        let answer = match timeout(RESOLVE_LIMIT, self.names.lookup_host(name)).await {
+            Ok(Ok(found)) => Ok(found),
             Ok(Err(e)) => Err(failed(e)),
             Err(_) => Err(failed(std::io::ErrorKind::TimedOut.into())),
         };

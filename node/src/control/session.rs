@@ -12,7 +12,7 @@ use meshd_proto::{DecodeError, NodeId};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::time::{sleep_until, timeout};
+use tokio::time::sleep_until;
 use zeroize::Zeroizing;
 
 /// A coordinator that says nothing for so long is dead (it speaks every 20 s).
@@ -21,8 +21,8 @@ const SILENCE_LIMIT: Duration = Duration::from_secs(45);
 const WELCOME_LIMIT: Duration = Duration::from_secs(30);
 /// Interest is renewed this often; the coordinator forgets it after five minutes.
 const RENEW_INTEREST: Duration = Duration::from_secs(120);
-/// A goodbye that cannot be written by then is not sent.
-const FAREWELL_LIMIT: Duration = Duration::from_secs(2);
+/// A goodbye must be confirmed by then.
+pub(super) const LEAVE_LIMIT: Duration = Duration::from_secs(5);
 /// Bytes read at once.
 const READ_BYTES: usize = 32 * 1024;
 /// With more than this waiting to be written, commands wait.
@@ -57,6 +57,7 @@ impl ControlClient {
         };
         match self.hold(connection, backoff).await {
             Ok(end) => end,
+            Err(_) if self.leaving => SessionEnd::Final(self.left(false).await),
             Err(e) => SessionEnd::Lost(e),
         }
     }
@@ -100,7 +101,9 @@ impl ControlClient {
                     if n == 0 {
                         return Err("the coordinator closed the connection".to_owned());
                     }
-                    deadline = clock::timer_now() + SILENCE_LIMIT;
+                    if !self.leaving {
+                        deadline = clock::timer_now() + SILENCE_LIMIT;
+                    }
                     frames.push(&buffer[..n]);
                 },
                 written = writer.write(&wire.out), if !wire.out.is_empty() => {
@@ -113,10 +116,8 @@ impl ControlClient {
                         Some(Command::Reconnect) => return Ok(SessionEnd::Again),
                         Some(Command::Leave) => {
                             wire.send(&ToCoordinator::Leave).map_err(|e| e.to_string())?;
-                            let _ = timeout(FAREWELL_LIMIT, writer.write_all(&wire.out)).await;
-                            let _ = timeout(FAREWELL_LIMIT, writer.shutdown()).await;
-                            let _ = self.events.send(ControlEvent::Left).await;
-                            return Ok(SessionEnd::Final(Ended::Left));
+                            self.leaving = true;
+                            deadline = clock::timer_now() + LEAVE_LIMIT;
                         },
                         Some(command) => {
                             self.remember(&command);
@@ -209,6 +210,8 @@ impl ControlClient {
                     SessionEnd::Final(Ended::Refused(refusal))
                 }))
             }
+            // The coordinator's last word to one who leaves: the member is gone.
+            ToNode::Revoked { .. } if self.leaving => Ok(Some(SessionEnd::Final(self.left(true).await))),
             ToNode::Revoked { reason } => {
                 let _ = self.events.send(ControlEvent::Revoked { reason }).await;
                 Ok(Some(SessionEnd::Final(Ended::Revoked)))

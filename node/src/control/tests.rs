@@ -40,6 +40,7 @@ fn config(address: String, trust: Trust) -> ControlConfig {
         },
         map: None,
         fwmark: None,
+        names: OutsideNames::of_host(),
     }
 }
 

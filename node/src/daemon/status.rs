@@ -28,12 +28,29 @@ impl Daemon {
         if let Some(problem) = self.hindrance_problem() {
             status.problems.push(problem);
         }
+        if let Some(why) = &self.unstored {
+            status.problems.push(Problem {
+                what: "that this node is in the mesh is not on disk".to_owned(),
+                why: why.clone(),
+                help: "make room on the disk, or let meshd write there; it tries again by itself".to_owned(),
+            });
+        }
+        if self.running.as_ref().is_none_or(|r| !r.applied) && self.keeps_door_shut() {
+            let exit = self.intent.settings.exit_node.as_deref().unwrap_or_default();
+            status.problems.push(Problem {
+                what: "internet traffic is blocked".to_owned(),
+                why: format!(
+                    "it may leave through the exit node `{exit}` only, and this node is not in the mesh"
+                ),
+                help: "to let it out directly: meshd set --exit-node \"\"    (or `meshd down`)".to_owned(),
+            });
+        }
         let Some(running) = &self.running else { return status };
         let engine = engine_status(running).await;
         status.me = Some(self_status(running, engine.as_ref()));
         status.coordinator = Some(coordinator_status(running));
         status.dns = Some(dns_status(&running.map, &self.names, self.intent.settings.accept_dns));
-        status.problems.extend(running.problems.iter().cloned());
+        status.problems.extend(running.trouble.problems.iter().chain(&running.trouble.conflicts).cloned());
         let offset = running.link.clock_offset;
         if offset.abs() > CLOCK_TOLERANCE {
             status.problems.push(Problem {

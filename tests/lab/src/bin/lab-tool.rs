@@ -4,7 +4,7 @@
 //! `lab-tool socks-dns PROXY SERVER-NAME NAME`. Never for production.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ fn main() -> Result<()> {
         ["udp-ask", address, text, port] => udp_ask(address, text, port.parse()?),
         ["tcp-echo", address] => tcp_echo(address),
         ["tcp-hold", address, seconds] => tcp_hold(address, seconds.parse()?),
+        ["zone", address, file] => zone(address, file),
         ["dns", address, name, ip] => dns::serve(address, name, ip.parse()?),
         ["socks-dns", proxy, server, name] => dns::ask_through(proxy, server, name),
         _ => bail!(
@@ -198,4 +199,48 @@ mod dns {
         }
         anyhow::bail!("no answer through {relay}")
     }
+}
+
+/// A resolver that knows the IPv4 addresses in `file`, one `NAME ADDRESS` on a line, and reads it anew for
+/// each question. Other names do not exist.
+fn zone(address: &str, file: &str) -> Result<()> {
+    let socket = UdpSocket::bind(address).with_context(|| format!("cannot listen on {address}"))?;
+    println!("listening on {address}");
+    let mut packet = [0; 1500];
+    loop {
+        let (length, from) = socket.recv_from(&mut packet)?;
+        let Some((name, end)) = question(&packet[..length]) else { continue };
+        let kind = u16::from_be_bytes([packet[end - 4], packet[end - 3]]);
+        println!("{from} asks for {name} {kind}");
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        let known = text.lines().find_map(|line| {
+            let (known, address) = line.split_once(' ')?;
+            known.eq_ignore_ascii_case(&name).then(|| address.trim().parse::<Ipv4Addr>().ok())?
+        });
+        let mut reply = packet[..end].to_vec();
+        reply[2] = 0x85 | (reply[2] & 0x01);
+        reply[3] = if known.is_some() { 0x80 } else { 0x83 };
+        reply[6..12].fill(0);
+        if let (Some(ip), 1) = (known, kind) {
+            reply[7] = 1;
+            reply.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 1, 0, 4]);
+            reply.extend(ip.octets());
+        }
+        socket.send_to(&reply, from)?;
+    }
+}
+
+/// The name that a packet asks for, and where its question ends.
+fn question(packet: &[u8]) -> Option<(String, usize)> {
+    let (mut at, mut labels) = (12, Vec::new());
+    loop {
+        let length = usize::from(*packet.get(at)?);
+        let label = packet.get(at + 1..at + 1 + length)?;
+        at += 1 + length;
+        if length == 0 {
+            break;
+        }
+        labels.push(String::from_utf8_lossy(label).into_owned());
+    }
+    (at + 4 <= packet.len()).then(|| (labels.join("."), at + 4))
 }
