@@ -35,7 +35,7 @@ STEP := bash .ci/step
 LAB_OWN := interop torture
 LAB_TESTS := $(filter-out $(LAB_OWN),$(sort $(basename $(notdir $(wildcard tests/lab/tests/*.rs)))))
 
-.PHONY: help demo test setup root build lint tidy deny unit web screenshots lab interop fuzz torture bench bench-control deb deb-test clean gateway-swap
+.PHONY: help demo test setup root build lint tidy deny unit web screenshots lab interop fuzz torture bulk bench bench-control bench-micro deb deb-test clean gateway-swap
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -86,6 +86,9 @@ screenshots: build ## the pictures of docs/guide, taken by the test of the web a
 lab: root build ## end-to-end tests on real kernels, in network namespaces
 	@$(STEP) lab cargo test --locked -p meshd-lab --no-fail-fast --lib $(LAB_TESTS:%=--test %)
 
+bulk: root build ## 10 GiB (BULK_MIB=) through the mesh, every byte compared, while links flap and keys change
+	@BULK_MIB=$(or $(BULK_MIB),10240) $(STEP) bulk cargo test --locked -p meshd-lab --no-fail-fast --test bulk -- --nocapture --test-threads=1
+
 interop: root build ## wireguard-go as a peer
 	@$(STEP) interop cargo test --locked -p meshd-lab --no-fail-fast --test interop -- --nocapture
 
@@ -103,6 +106,9 @@ bench-control: ## the control plane with SIZES= simulated nodes (100 1000 3000; 
 
 gateway-swap: ## a gateway's configuration changes every 100 ms under load for a minute: 0 failed requests
 	@GATEWAY_SWAP_SECONDS=60 $(STEP) gateway-swap cargo test --locked -p meshd-gateway --test swap a_change -- --nocapture
+
+bench-micro: ## nanoseconds of the packet path: seal, open, split, coalesce, routes, filter
+	@$(STEP) bench-micro cargo bench --locked -p meshd-engine --bench data
 
 deb: ## Debian packages, into target/deb (ARCHS="amd64 arm64 armhf")
 	@$(STEP) deb bash packaging/deb/build

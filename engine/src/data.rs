@@ -8,20 +8,27 @@
 //! Outbound order: route by longest prefix → first live owner, the same for a whole flow → note in the
 //! connection table → seal.
 
+mod checksum;
+mod coalesce;
 pub mod conntrack;
 mod counters;
+mod ecn;
 mod offload;
 mod open;
 pub mod routes;
 mod seal;
 mod slot;
+mod split;
 
+pub use coalesce::{Coalescer, MAX_SEGMENTS};
 pub use counters::{Counters, DropReason};
+pub use ecn::Ecn;
 pub use offload::{Offload, Offloads, SegmentKind, UnknownOffload, VIRTIO_HEADER};
-pub use open::{OpenSink, open_run};
+pub use open::{Datagram, OpenSink, open_run};
 pub(crate) use seal::route_of;
-pub use seal::{SealSink, seal_run};
-pub use slot::{Live, PathChoice, PeerSlot};
+pub use seal::{FromHost, SealSink, Way, seal_run};
+pub use slot::{Live, OwnLine, PathChoice, PeerSlot};
+pub use split::{BadSuperPacket, Split, finish_checksum};
 
 use crate::session::{Session, SessionIndex};
 use conntrack::Conntrack;

@@ -17,7 +17,7 @@ mod wan;
 
 use crate::data::conntrack::Conntrack;
 use crate::data::routes::RouteTable;
-use crate::data::{Counters, DataSnapshot, DropReason, open_run};
+use crate::data::{Counters, DataSnapshot, Datagram, DropReason, open_run};
 use crate::entropy::Entropy;
 use crate::event::{Destination, EngineConfig, Event, Input, PathReason, Settings, Source, Transmit};
 use crate::path::probe::{self, SenderTag};
@@ -201,7 +201,7 @@ impl<F: SessionFactory> Engine<F> {
     fn open_slowly(&mut self, from: Source, payload: &[u8], now: Instant) {
         let snapshot = self.data.load_full();
         let mut sink = Sink::default();
-        open_run(&snapshot, [(from, payload)], &mut sink, now);
+        open_run(&snapshot, [Datagram::unmarked(from, payload)], &mut sink, now);
         self.events.extend(sink.delivered.drain(..).map(Event::Deliver));
         for (peer, from) in sink.seen {
             self.peer_seen(peer, from, now);

@@ -45,12 +45,14 @@ pub struct EngineConfig {
     pub preshared: BTreeMap<NodeKey, Preshared>,
     /// Accept loopback addresses as endpoints of peers. For tests on one machine only.
     pub allow_loopback: bool,
+    /// Renew the keys of a session in use this often; `None`: as WireGuard does it, every two minutes.
+    pub rekey_after: Option<Duration>,
 }
 
 impl EngineConfig {
     /// The usual configuration: no preshared keys, no loopback.
     pub fn new(secret: NodeSecret, network: NetworkId) -> Self {
-        Self { secret, network, preshared: BTreeMap::new(), allow_loopback: false }
+        Self { secret, network, preshared: BTreeMap::new(), allow_loopback: false, rekey_after: None }
     }
 }
 

@@ -179,6 +179,9 @@ pub(crate) struct Run {
     pub(crate) tun: Tun,
     #[command(flatten)]
     pub(crate) userspace: UserspaceArgs,
+    /// Queues for packets, each with two threads (1 to 16; default: the cores, up to 4)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=16))]
+    pub(crate) data_threads: Option<u8>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

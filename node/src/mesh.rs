@@ -122,10 +122,12 @@ impl Mesh {
         wire: Arc<Wire>,
         device: Device,
         seed: [u8; 32],
+        rekey_after: Option<Duration>,
         events: mpsc::Sender<MeshEvent>,
     ) -> Self {
         let now = clock::now();
-        let config = EngineConfig::new(secret.clone(), map.network);
+        let mut config = EngineConfig::new(secret.clone(), map.network);
+        config.rekey_after = rekey_after;
         let mut engine = Engine::new(config, WireGuard::new(secret), seed, now);
         engine.handle_input(Input::WallClock(clock::wall()), now);
         Self {

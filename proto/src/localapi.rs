@@ -281,6 +281,9 @@ pub struct Status {
     #[prost(message, optional, tag = "10")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub userspace: Option<UserspaceStatus>,
+    /// How packets are moved; absent while the node is down.
+    #[prost(message, optional, tag = "20")]
+    pub data_plane: Option<DataPlaneStatus>,
 }
 
 /// Userspace mode: no interface, no route, no resolver on this host.
@@ -301,6 +304,26 @@ pub struct UserspaceStatus {
     /// UDP sockets of the stack.
     #[prost(uint64, tag = "5")]
     pub datagram_sockets: u64,
+}
+
+/// How packets are moved: what was asked for and what the kernel has.
+#[derive(Clone, PartialEq, Eq, Message, Serialize)]
+pub struct DataPlaneStatus {
+    /// Queues of the device, each with threads and sockets of its own.
+    #[prost(uint32, tag = "1")]
+    pub threads: u32,
+    /// TCP super-packets between us and the host.
+    #[prost(bool, tag = "2")]
+    pub tun_tcp: bool,
+    /// UDP super-packets between us and the host.
+    #[prost(bool, tag = "3")]
+    pub tun_udp: bool,
+    /// Runs of datagrams sent by one call. Ends when a driver refuses it.
+    #[prost(bool, tag = "4")]
+    pub udp_gso: bool,
+    /// Runs of datagrams received by one call.
+    #[prost(bool, tag = "5")]
+    pub udp_gro: bool,
 }
 
 /// This node.

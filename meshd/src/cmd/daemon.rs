@@ -26,6 +26,9 @@ pub(crate) fn run(globals: &Globals, args: &Run) -> anyhow::Result<ExitCode> {
             return Err(CliError::usage(what, "add --tun=userspace").into());
         }
     }
+    if let Some(threads) = args.data_threads {
+        config.data.threads = threads.into();
+    }
     let ring = LogRing::default();
     let writer = LogWriter(ring.clone());
     let filter = EnvFilter::try_from_env("MESHD_LOG")

@@ -12,19 +12,21 @@ use std::time::Duration;
 /// Time for the last packets of connections that end to leave.
 const LAST_PACKETS: Duration = Duration::from_millis(20);
 
-/// The host's side of the data threads.
-pub(super) fn device(config: &DaemonConfig) -> Result<(Device, Option<NetstackThread>), Failure> {
+/// The host's side of the data threads: its queues.
+pub(super) fn queues(config: &DaemonConfig) -> Result<(Vec<Device>, Option<NetstackThread>), Failure> {
     if let Some(userspace) = &config.userspace {
         let (stack, thread) = Netstack::start(config.mtu, userspace.limits)
             .map_err(|e| Failure::new(format!("cannot start the TCP/IP stack: {e}"), ""))?;
-        return Ok((Arc::new(stack), Some(thread)));
+        return Ok((vec![Arc::new(stack)], Some(thread)));
     }
-    let tun = Tun::create(config.interface.as_str(), config.mtu).map_err(|e| Failure {
+    let data = config.data;
+    let tun = Tun::create(config.interface.as_str(), config.mtu, data.threads, data.tun_offload);
+    let queues = tun.map_err(|e| Failure {
         message: e.to_string(),
         hint: "without privileges: meshd run --tun=userspace".to_owned(),
         exit_code: 71,
     })?;
-    Ok((Arc::new(tun), None))
+    Ok((queues.into_iter().map(|queue| Arc::new(queue) as Device).collect(), None))
 }
 
 /// Proxies, forwards and streams over the stack.

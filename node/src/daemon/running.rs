@@ -171,9 +171,10 @@ impl Running {
         join: Join,
         (names, outside): (Arc<Names>, OutsideNames),
     ) -> Result<Self, Failure> {
-        let (device, stack) = apart::device(config)?;
+        let data = config.data;
+        let (queues, stack) = apart::queues(config)?;
         let wanted = if config.port != 0 { config.port } else { intent.udp_port };
-        let sockets = UdpSockets::bind(wanted)
+        let sockets = UdpSockets::bind(wanted, data.threads, data.udp)
             .map_err(|e| Failure::new(format!("cannot open UDP sockets: {e}"), "is the network up?"))?;
         if sockets.port != intent.udp_port {
             intent.udp_port = sockets.port;
@@ -193,12 +194,13 @@ impl Running {
             &identity.node,
             Arc::clone(&map),
             Arc::clone(&wire),
-            Arc::clone(&device),
+            Arc::clone(&queues[0]),
             seed,
+            config.rekey_after,
             mesh_events_tx,
         );
         let (up_tx, up_rx) = mpsc::channel(HAND_UP_QUEUE);
-        let threads = DataThreads::start(&device, &wire, &mesh_task.snapshot(), up_tx)
+        let threads = DataThreads::start(&queues, &wire, &mesh_task.snapshot(), up_tx)
             .map_err(|e| Failure::new(format!("cannot start threads: {e}"), ""))?;
         let service = apart::service(config, stack, mesh_task.snapshot(), names)?;
         let (mesh, mesh_commands) = mpsc::channel(QUEUE);

@@ -49,6 +49,7 @@ impl Daemon {
         let engine = engine_status(running).await;
         status.me = Some(self_status(running, engine.as_ref()));
         status.coordinator = Some(coordinator_status(running));
+        status.data_plane = Some(running.threads.status());
         status.dns = Some(dns_status(&running.map, &self.names, self.intent.settings.accept_dns));
         status.problems.extend(running.trouble.problems.iter().chain(&running.trouble.conflicts).cloned());
         let offset = running.link.clock_offset;

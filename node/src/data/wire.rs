@@ -1,6 +1,6 @@
 //! How a sealed datagram leaves: straight, or in a relay frame.
 
-use crate::udp::UdpSockets;
+use crate::udp::{UdpOffloads, UdpSockets};
 use arc_swap::ArcSwap;
 use meshd_engine::Destination;
 use meshd_proto::relay::{DATA_HEADER_LEN, RelayAddr, data_header};
@@ -40,14 +40,24 @@ impl Wire {
         Self { sockets, relays: ArcSwap::default() }
     }
 
-    /// The port of both sockets.
+    /// The port of all sockets.
     pub const fn port(&self) -> u16 {
         self.sockets.port
     }
 
-    /// The socket of a family.
-    pub const fn socket(&self, v6: bool) -> Option<&UdpSocket> {
-        if v6 { self.sockets.v6.as_ref() } else { self.sockets.v4.as_ref() }
+    /// The socket of a data thread and family.
+    pub fn socket(&self, thread: usize, v6: bool) -> Option<&UdpSocket> {
+        self.sockets.get(thread, v6)
+    }
+
+    /// How many data threads there are sockets for.
+    pub fn threads(&self) -> usize {
+        self.sockets.threads()
+    }
+
+    /// What the kernel can do for the sockets.
+    pub const fn offloads(&self) -> UdpOffloads {
+        self.sockets.offloads
     }
 
     /// The relays and peers now.
@@ -67,7 +77,7 @@ impl Wire {
     pub fn send_to(&self, endpoint: Endpoint, datagram: &[u8]) -> io::Result<()> {
         let socket = self
             .sockets
-            .for_addr(&endpoint.0)
+            .get(0, endpoint.0.is_ipv6())
             .ok_or_else(|| io::Error::other("this host has no socket of that family"))?;
         socket.send_to(datagram, endpoint.0).map(|_| ())
     }

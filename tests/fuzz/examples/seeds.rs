@@ -30,6 +30,7 @@ fn main() -> std::io::Result<()> {
         ("token", token()),
         ("stun", stun()),
         ("packet", packet()),
+        ("segments", segments()),
         ("probe", probe()),
         ("relay_frame", relay()),
         ("gateway_wire", gateway_wire()),
@@ -46,6 +47,39 @@ fn main() -> std::io::Result<()> {
 }
 
 type Seeds = Vec<(String, Vec<u8>)>;
+
+/// A handful of flows each: kind by kind, then mixed, then damaged.
+fn segments() -> Seeds {
+    let flow = |shape: u8, len: u16, size: u16| {
+        let (len, size) = (len.to_be_bytes(), size.to_be_bytes());
+        let mut f = vec![shape, len[0], len[1], size[0], size[1], 7, 0xff, 0xf0, 2, 0xff, 0xff, 0xff, 0x80];
+        if shape & 8 != 0 {
+            f.push(0x18);
+        }
+        f.extend([2, 0]);
+        if shape & 2 != 0 {
+            f.push(3);
+        }
+        f
+    };
+    let tcp4 = flow(0b0110, 20_000, 1327);
+    let tcp6 = flow(0b0111, 20_000, 1307);
+    let udp4 = flow(0b0100, 9_000, 1199);
+    let udp6 = flow(0b0101, 9_000, 1199);
+    let pushed = flow(0b1110, 5_001, 999);
+    let extended = flow(0b11_0111, 4_000, 999);
+    let list = [&tcp4, &tcp6, &udp4, &udp6, &pushed, &extended];
+    let mut seeds: Seeds =
+        list.iter().enumerate().map(|(i, f)| (format!("flow-{i}"), [&[1u8][..], f].concat())).collect();
+    let mixed = [&[1u8][..], &tcp4, &udp6, &pushed].concat();
+    seeds.push(("mixed".into(), mixed.clone()));
+    for kind in 0..5u8 {
+        let damaged =
+            [&mixed[..], &[3, 2, 5, kind, 0, 33, 9, 4, 1, kind, 0, 50, 1, 0, 7, kind, 1, 0, 255]].concat();
+        seeds.push((format!("damaged-{kind}"), damaged));
+    }
+    seeds
+}
 
 fn named<'a>(list: impl IntoIterator<Item = (&'a str, Vec<u8>)>) -> Seeds {
     list.into_iter().map(|(name, bytes)| (name.to_owned(), bytes)).collect()

@@ -11,6 +11,7 @@ mod gateway;
 mod packet;
 mod policy;
 mod proxy;
+mod segments;
 mod token;
 
 pub use control::control_frame;
@@ -19,6 +20,7 @@ pub use gateway::gateway_wire;
 pub use packet::packet;
 pub use policy::policy;
 pub use proxy::{http_proxy, socks5};
+pub use segments::segments;
 pub use token::token;
 
 /// A fuzz target.
@@ -31,6 +33,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("token", token),
     ("stun", stun),
     ("packet", packet),
+    ("segments", segments),
     ("probe", probe),
     ("relay_frame", relay_frame),
     ("gateway_wire", gateway_wire),

@@ -1,7 +1,8 @@
 //! Small servers and clients for machines of the lab, with the standard library only:
 //! `lab-tool http ADDRESS FILE` · `lab-tool udp-echo ADDRESS` · `lab-tool udp-ask ADDRESS TEXT [FROM-PORT]` ·
 //! `lab-tool tcp-echo ADDRESS` · `lab-tool tcp-hold ADDRESS SECONDS` · `lab-tool dns ADDRESS NAME IPV4` ·
-//! `lab-tool socks-dns PROXY SERVER-NAME NAME`. Never for production.
+//! `lab-tool socks-dns PROXY SERVER-NAME NAME` · `lab-tool stream-send ADDRESS MIB` ·
+//! `lab-tool stream-check ADDRESS`. Never for production.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
@@ -19,6 +20,8 @@ fn main() -> Result<()> {
         ["udp-ask", address, text] => udp_ask(address, text, 0),
         ["udp-ask", address, text, port] => udp_ask(address, text, port.parse()?),
         ["tcp-echo", address] => tcp_echo(address),
+        ["stream-send", address, mib] => stream_send(address, mib.parse()?),
+        ["stream-check", address] => stream_check(address),
         ["tcp-hold", address, seconds] => tcp_hold(address, seconds.parse()?),
         ["zone", address, file] => zone(address, file),
         ["dns", address, name, ip] => dns::serve(address, name, ip.parse()?),
@@ -55,6 +58,65 @@ fn answer(stream: std::io::Result<TcpStream>, file: &str) -> Result<()> {
     println!("{} asks", stream.peer_addr()?);
     write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len())?;
     stream.write_all(&body)?;
+    Ok(())
+}
+
+/// Bytes that a stream is made and compared in.
+const STREAM_CHUNK: usize = 1 << 18;
+
+/// The stream that both ends of a transfer make: xorshift, so that every place has bytes of its own.
+struct Stream(u64);
+
+impl Stream {
+    fn fill(&mut self, chunk: &mut [u8]) {
+        for word in chunk.as_chunks_mut::<8>().0 {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            *word = self.0.to_le_bytes();
+        }
+    }
+}
+
+/// Sends `mib` MiB of the stream and waits until the other side has all of it.
+fn stream_send(address: &str, mib: u64) -> Result<()> {
+    let mut socket = TcpStream::connect(address)?;
+    let (mut stream, mut chunk) = (Stream(0x9e37_79b9_7f4a_7c15), vec![0; STREAM_CHUNK]);
+    for _ in 0..(mib << 20) / STREAM_CHUNK as u64 {
+        stream.fill(&mut chunk);
+        socket.write_all(&chunk)?;
+    }
+    socket.shutdown(std::net::Shutdown::Write)?;
+    socket.read_exact(&mut [0])?;
+    Ok(())
+}
+
+/// Takes one connection and compares what comes with the stream.
+fn stream_check(address: &str) -> Result<()> {
+    let listener = TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))?;
+    println!("listening on {address}");
+    let (mut socket, _) = listener.accept()?;
+    let (mut stream, mut total) = (Stream(0x9e37_79b9_7f4a_7c15), 0);
+    let (mut wanted, mut got) = (vec![0; STREAM_CHUNK], vec![0; STREAM_CHUNK]);
+    loop {
+        let mut filled = 0;
+        while filled < STREAM_CHUNK {
+            match socket.read(&mut got[filled..])? {
+                0 => break,
+                n => filled += n,
+            }
+        }
+        if filled == 0 {
+            break;
+        }
+        stream.fill(&mut wanted);
+        if wanted[..filled] != got[..filled] {
+            bail!("the bytes from {total} on are not what was sent");
+        }
+        total += filled;
+    }
+    println!("{total} bytes, as they were sent");
+    socket.write_all(&[1])?;
     Ok(())
 }
 
