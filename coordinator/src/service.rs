@@ -23,6 +23,7 @@ mod maintain;
 mod nodes;
 mod offer;
 mod passcode;
+mod pace;
 mod policy;
 mod presence;
 mod records;
@@ -68,6 +69,7 @@ pub struct Service {
     published: watch::Sender<Arc<Published>>,
     keys: Keys,
     presence: presence::Board,
+    pace: pace::Pace,
     interrupted: Notify,
     throttle: throttle::Throttle,
     desk: enroll::Desk,
@@ -93,6 +95,7 @@ impl Service {
             published,
             keys,
             presence: presence::Board::default(),
+            pace: pace::Pace::default(),
             interrupted: Notify::new(),
             throttle: throttle::Throttle::default(),
             desk: enroll::Desk::default(),

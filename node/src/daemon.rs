@@ -7,6 +7,7 @@
 mod answers;
 mod apart;
 mod apply;
+mod keep_map;
 mod names;
 mod running;
 mod status;
@@ -223,6 +224,7 @@ impl Daemon {
 
     /// Stops the node and leaves the host as it was.
     async fn take_down(&mut self) {
+        self.store_map();
         let Some(running) = self.running.take() else { return };
         self.access.send_replace(None);
         self.names.take_down().await;
@@ -236,6 +238,7 @@ impl Daemon {
         match event {
             RunningEvent::Control(event) => self.control_event(event).await,
             RunningEvent::Mesh(event) => self.mesh_event(event).await,
+            RunningEvent::StoreMap => self.store_map(),
             RunningEvent::HostChanged(changed) => self.host_changed(changed).await,
             RunningEvent::Resolved { relay, addrs } => {
                 if let Some(running) = &self.running {

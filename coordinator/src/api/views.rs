@@ -507,8 +507,11 @@ impl From<AuditEntry> for AuditView {
 pub struct AuditChain {
     /// Every entry fits the one before.
     pub whole: bool,
-    /// How many entries fit.
+    /// Number of the newest entry that fits.
     pub entries: u64,
+    /// Number of the oldest entry in the database; those before it are in files. 0 when broken.
+    #[serde(default)]
+    pub first: u64,
     /// Hash of the newest entry, in hexadecimal; empty when broken.
     pub head: String,
 }

@@ -1,5 +1,6 @@
 //! One connection: TLS or plain HTTP by its first byte, then requests, then maybe the control protocol.
 
+use super::slots::Slot;
 use crate::api::Transport;
 use crate::control::Hub;
 use axum::Router;
@@ -10,11 +11,10 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -28,6 +28,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const CONTROL_PATH: &str = "/control";
 const CONTROL_PROTOCOL: &str = "meshd-control";
 
+/// The slot of a connection, until an upgrade takes it.
+type SharedSlot = Arc<Mutex<Option<Slot>>>;
+
 /// What every connection needs.
 pub(super) struct Shared {
     pub(super) control: Arc<Hub>,
@@ -37,12 +40,7 @@ pub(super) struct Shared {
     pub(super) stop: CancellationToken,
 }
 
-pub(super) async fn serve_tcp(
-    stream: TcpStream,
-    peer: SocketAddr,
-    shared: Arc<Shared>,
-    slot: OwnedSemaphorePermit,
-) {
+pub(super) async fn serve_tcp(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>, slot: Slot) {
     // Small messages, answered at once.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%peer, %error, "cannot set TCP_NODELAY");
@@ -64,15 +62,11 @@ pub(super) async fn serve_unix(stream: UnixStream, shared: Arc<Shared>) {
     serve_http(stream, Transport::Unix { uid: credentials.uid() }, shared, None).await;
 }
 
-async fn serve_http<S>(
-    stream: S,
-    transport: Transport,
-    shared: Arc<Shared>,
-    slot: Option<OwnedSemaphorePermit>,
-) where
+async fn serve_http<S>(stream: S, transport: Transport, shared: Arc<Shared>, slot: Option<Slot>)
+where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let slot = Arc::new(slot);
+    let slot = Arc::new(Mutex::new(slot));
     let stop = shared.stop.clone();
     let service = service_fn(move |request| {
         let (shared, slot) = (shared.clone(), slot.clone());
@@ -101,7 +95,7 @@ async fn answer(
     mut request: Request<Incoming>,
     transport: Transport,
     shared: &Arc<Shared>,
-    slot: Arc<Option<OwnedSemaphorePermit>>,
+    slot: SharedSlot,
 ) -> Response<Body> {
     if request.uri().path() == CONTROL_PATH {
         return match transport {
@@ -121,7 +115,7 @@ fn upgrade(
     request: &mut Request<Incoming>,
     peer: SocketAddr,
     shared: &Arc<Shared>,
-    slot: Arc<Option<OwnedSemaphorePermit>>,
+    slot: SharedSlot,
 ) -> Response<Body> {
     if !asks_for_control(request.headers()) {
         let mut response =
@@ -132,11 +126,12 @@ fn upgrade(
     let upgraded = hyper::upgrade::on(request);
     let (hub, stop) = (shared.control.clone(), shared.stop.clone());
     shared.tasks.spawn(async move {
-        let _slot = slot;
+        let slot = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let (_place, stranger) = slot.map(Slot::split).unzip();
         match upgraded.await {
             Ok(io) => tokio::select! {
                 () = stop.cancelled() => {}
-                () = hub.accept(TokioIo::new(io), peer) => {}
+                () = hub.accept_stranger(TokioIo::new(io), peer, stranger) => {}
             },
             Err(error) => tracing::debug!(%peer, %error, "control upgrade failed"),
         }

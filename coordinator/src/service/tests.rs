@@ -621,3 +621,37 @@ fn change(text: &str) -> PolicyChange<'_> {
 }
 
 mod accounts;
+#[tokio::test]
+async fn a_stranger_without_a_token_never_waits_for_the_store() {
+    let (_dir, service) = fresh().await;
+    let _busy = service.writer.lock().await;
+    let refused =
+        tokio::time::timeout(std::time::Duration::from_secs(5), service.register(&machine(1, None), NOW))
+            .await;
+    assert!(matches!(refused, Ok(Err(RegisterError::TokenRequired))));
+}
+
+#[tokio::test]
+async fn a_node_that_changes_its_offer_again_and_again_is_slowed_down() {
+    let (_dir, service) = fresh().await;
+    let secret = token(&service, |_| {}).await;
+    let node = service.register(&machine(1, Some(&secret)), NOW).await.unwrap().node;
+    let offer = |i: u64| BTreeSet::from([format!("10.0.{i}.0/24").parse::<Prefix>().unwrap()]);
+    let mut taken = 0;
+    for i in 0..200 {
+        match service.advertise(node, &offer(i), false, None, NOW).await {
+            Ok(()) => taken += 1,
+            Err(RegisterError::TooOften { wait }) => assert!(wait > 0),
+            Err(e) => panic!("{e}"),
+        }
+    }
+    assert_eq!(taken, pace::BURST);
+    // The same by coming back with another name each time.
+    let mut request = machine(1, None);
+    request.hostname = "another".to_owned();
+    assert!(matches!(service.register(&request, NOW).await, Err(RegisterError::TooOften { .. })));
+    let last = service.model().nodes[&node].advertised.clone();
+    service.advertise(node, &last, false, None, NOW).await.expect("no change, nothing counted");
+    let later = UnixSeconds(NOW.0 + pace::INTERVAL);
+    service.advertise(node, &offer(250), false, None, later).await.unwrap();
+}

@@ -1,5 +1,6 @@
 //! A node that is up: its device, sockets, threads and tasks, started together and stopped together.
 
+use super::keep_map::KeepMap;
 use super::{Join, apart};
 use crate::clock;
 use crate::config::DaemonConfig;
@@ -33,6 +34,8 @@ const RESOLVE_RETRY: [Duration; 2] = [Duration::from_secs(2), Duration::from_sec
 pub(super) enum RunningEvent {
     Control(ControlEvent),
     Mesh(MeshEvent),
+    /// The map in force has to go to disk.
+    StoreMap,
     /// Addresses, routes or rules of the host changed.
     HostChanged(Changed),
     Resolved {
@@ -106,6 +109,7 @@ pub(super) struct Running {
     pub(super) membership: crate::state::Membership,
     pub(super) map: Arc<NetworkMap>,
     pub(super) lease: MapLease,
+    pub(super) keep: KeepMap,
     pub(super) link: Link,
     /// Whether addresses and routes of the map are on the host.
     pub(super) applied: bool,
@@ -183,6 +187,7 @@ impl Running {
         });
         tasks.spawn(watch_host(host_tx));
         let address = join.membership.addresses.first().cloned().unwrap_or_default();
+        let keep = KeepMap::of_stored(&map);
         Ok(Self {
             mesh,
             control,
@@ -199,6 +204,7 @@ impl Running {
             membership: join.membership,
             map,
             lease: MapLease { confirmed, confirmed_on_disk: confirmed, lapsed: false },
+            keep,
             link: Link { address, reason: "connecting".to_owned(), ..Link::default() },
             applied: false,
             problems: Vec::new(),
@@ -215,7 +221,9 @@ impl Running {
     /// The next thing to look at.
     pub(super) async fn next_event(&mut self) -> RunningEvent {
         loop {
+            let store_at = self.keep.due();
             tokio::select! {
+                () = wait_until(store_at) => return RunningEvent::StoreMap,
                 Some(event) = self.control_events.recv() => return RunningEvent::Control(event),
                 Some(event) = self.mesh_events.recv() => return RunningEvent::Mesh(event),
                 Some(changed) = self.host_events.recv() => return RunningEvent::HostChanged(changed),
@@ -333,6 +341,13 @@ pub(super) fn offer(settings: &crate::settings::Settings) -> Offer {
 fn machine_name() -> Hostname {
     let uname = rustix::system::uname();
     Hostname::sanitized(&uname.nodename().to_string_lossy())
+}
+
+async fn wait_until(at: Option<tokio::time::Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn watch_host(changed: mpsc::Sender<Changed>) {
