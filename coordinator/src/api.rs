@@ -13,6 +13,7 @@ mod nodes;
 mod openapi;
 mod policy;
 mod problem;
+mod relays;
 mod routes;
 mod status;
 pub mod table;
@@ -76,6 +77,41 @@ pub fn router(api: Api) -> Router {
     programs
         .merge(pages)
         .merge(open().router)
+    let v1 = Router::new()
+        .route("/status", get(status::show))
+        .route("/nodes", get(nodes::list))
+        .route("/nodes/{name}", get(nodes::show).delete(nodes::remove).patch(nodes::edit))
+        .route("/nodes/{name}/approve", post(nodes::approve))
+        .route("/nodes/{name}/expire", post(nodes::expire))
+        .route("/nodes/{name}/revoke", post(nodes::revoke))
+        .route("/nodes/{name}/routes/approve", post(routes::approve))
+        .route("/nodes/{name}/routes/unapprove", post(routes::unapprove))
+        .route("/nodes/{name}/devices", post(nodes::create_device))
+        .route("/routes", get(routes::list))
+        .route("/tokens", get(tokens::list).post(tokens::create))
+        .route("/tokens/{id}", delete(tokens::revoke))
+        .route("/api-tokens", get(tokens::list_api).post(tokens::create_api))
+        .route("/api-tokens/{id}", delete(tokens::revoke_api))
+        .route("/dns/records", get(dns::list).post(dns::add))
+        .route("/dns/records/{name}", delete(dns::remove))
+        .route("/dns/settings", get(dns::settings).put(dns::set_settings))
+        .route("/dns/split/{domain}", put(dns::set_split).delete(dns::remove_split))
+        .route("/dns/nameservers", put(dns::set_nameservers))
+        .route("/dns/search", put(dns::set_search))
+        .route("/relays", get(relays::list).post(relays::add))
+        .route("/relays/{name}", delete(relays::remove))
+        .route("/policy", get(policy::show).put(policy::set))
+        .route("/policy/check", post(policy::check))
+        .route("/policy/explain", get(policy::explain))
+        .route("/policy/history", get(policy::history))
+        .route("/audit", get(status::audit))
+        .route("/audit/verify", get(status::verify_audit))
+        .route("/backup", post(status::backup));
+    Router::new()
+        .nest("/api/v1", v1)
+        .route("/metrics", get(status::metrics))
+        .route_layer(axum::middleware::from_fn_with_state(api.clone(), auth::authenticate))
+        .route("/healthz", get(status::healthz))
         .fallback(problem::no_such_page)
         .method_not_allowed_fallback(problem::wrong_method)
         .layer(DefaultBodyLimit::max(MAX_BODY))

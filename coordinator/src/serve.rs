@@ -51,7 +51,7 @@ pub async fn run(options: ServeOptions) -> Result<()> {
     let port = listener.local_addr().context("the listening socket has no address")?.port();
     let told = if options.public.is_empty() { service.public().await? } else { options.public.clone() };
     let outside = outside::find(&told, port)?;
-    let relay = relay::start(&options, &service, &outside)?;
+    let relay = relay::start(&options, &service, &outside, port)?;
     let relays = relay.as_ref().map(|r| r.record.clone());
     let said = Some(options.public.as_slice()).filter(|p| !p.is_empty());
     let now = clock::unix_now();
@@ -67,6 +67,7 @@ pub async fn run(options: ServeOptions) -> Result<()> {
     let router = api::router(api);
     let shared = Arc::new(Shared {
         control: Hub::new(service.clone()),
+        relay: relay.as_ref().map(|r| r.handle.control()),
         router,
         tls: tls.acceptor,
         tasks: TaskTracker::new(),

@@ -49,6 +49,7 @@ fn config(token: &JoinToken, n: u8, offer: Offer) -> ControlConfig {
         },
         map: None,
         fwmark: None,
+        proxy: None,
     }
 }
 

@@ -1,6 +1,7 @@
 //! The daemon's configuration file: what an administrator fixes for the machine, as opposed to the
 //! settings that `meshd set` changes.
 
+use crate::dial::{BadProxy, Proxy};
 use crate::os::IfName;
 use crate::os::desired::BadIfName;
 use crate::userspace::UserspaceConfig;
@@ -20,6 +21,8 @@ pub struct DaemonConfig {
     pub mtu: u16,
     /// UDP port that is tried first; 0: the one of the last run, else 41820.
     pub port: u16,
+    /// The HTTP proxy for coordinator and relays; the one of the environment when the file names none.
+    pub proxy: Option<Proxy>,
     /// Keys, settings and the last map.
     pub state_dir: PathBuf,
     /// Where the local API listens.
@@ -35,6 +38,7 @@ struct Raw {
     interface: Option<String>,
     mtu: Option<u16>,
     port: Option<u16>,
+    proxy: Option<String>,
 }
 
 /// Why the configuration was refused.
@@ -62,6 +66,9 @@ pub enum ConfigError {
     /// Not an interface name.
     #[error("interface: {0}")]
     Interface(#[from] BadIfName),
+    /// A proxy that cannot be used.
+    #[error("proxy: {0}")]
+    Proxy(#[from] BadProxy),
 }
 
 impl DaemonConfig {
@@ -71,11 +78,15 @@ impl DaemonConfig {
     /// Names the file, the line and the key.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let shown = || path.display().to_string();
-        match std::fs::read_to_string(path) {
-            Ok(text) => Self::parse(&text, &shown()),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Self::parse("", &shown()),
-            Err(source) => Err(ConfigError::Read { path: shown(), source }),
-        }
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
+            Err(source) => return Err(ConfigError::Read { path: shown(), source }),
+        };
+        let config = Self::parse(&text, &shown())?;
+        let environment = || Proxy::from_environment(|name| std::env::var(name).ok());
+        let proxy = config.proxy.clone().or_else(environment);
+        Ok(Self { proxy, ..config })
     }
 
     fn parse(text: &str, path: &str) -> Result<Self, ConfigError> {
@@ -89,6 +100,7 @@ impl DaemonConfig {
             interface: raw.interface.as_deref().unwrap_or("mesh0").parse()?,
             mtu,
             port: raw.port.unwrap_or(0),
+            proxy: raw.proxy.map(|text| Proxy::parse(&text, "")).transpose()?,
             state_dir: PathBuf::from("/var/lib/meshd"),
             socket: PathBuf::from(meshd_proto::localapi::SOCKET),
             userspace: None,
@@ -98,6 +110,8 @@ impl DaemonConfig {
     /// For a node inside a program: without a file, without a local API.
     pub(crate) fn userspace(state_dir: PathBuf, port: u16, mtu: u16, userspace: UserspaceConfig) -> Self {
         Self {
+            // Those of the environment, too: it runs as the user who started it.
+            proxy: Proxy::from_environment(|name| std::env::var(name).ok()),
             interface: IfName::mesh0(),
             mtu: mtu.clamp(MIN_MTU, MAX_MTU),
             port,
@@ -132,5 +146,8 @@ mod tests {
         assert!(error.contains("/etc/meshd/meshd.toml") && error.contains("mtuu"), "{error}");
         assert!(matches!(DaemonConfig::parse("mtu = 500", "x"), Err(ConfigError::Mtu(500))));
         assert!(DaemonConfig::parse("interface = \"a b\"", "x").is_err());
+        let proxied = DaemonConfig::parse("proxy = \"http://proxy.example:3128\"", "x").unwrap();
+        assert_eq!(proxied.proxy.unwrap().address(), "proxy.example:3128");
+        assert!(DaemonConfig::parse("proxy = \"socks5://x\"", "x").is_err());
     }
 }

@@ -15,8 +15,9 @@ mod backoff;
 mod dial;
 mod session;
 
-pub use dial::DialError;
+pub use crate::dial::DialError;
 
+use crate::dial::{Dialer, Proxy};
 use backoff::Backoff;
 use meshd_proto::control::{Answer, Call, MapPosition, Offer, Refusal};
 use meshd_proto::permit::SignedPermit;
@@ -92,6 +93,8 @@ pub struct ControlConfig {
     pub map: Option<Arc<NetworkMap>>,
     /// Mark of the sockets, so that they never enter the tunnel; `None`: unmarked.
     pub fwmark: Option<u32>,
+    /// A proxy that may be needed to get out.
+    pub proxy: Option<Proxy>,
 }
 
 /// What the machine tells of itself.
@@ -204,7 +207,7 @@ pub struct ControlClient {
     config: ControlConfig,
     wishes: Wishes,
     map: Arc<NetworkMap>,
-    dialer: dial::Dialer,
+    dialer: Dialer,
     commands: mpsc::Receiver<Command>,
     events: mpsc::Sender<ControlEvent>,
 }
@@ -237,7 +240,7 @@ impl ControlClient {
             .clone()
             .filter(|m| m.network == config.network)
             .unwrap_or_else(|| Arc::new(NetworkMap::empty(config.network)));
-        let dialer = dial::Dialer::new(config.fwmark);
+        let dialer = Dialer::new(config.fwmark, config.proxy.clone());
         (Self { config, wishes: Wishes::default(), map, dialer, commands, events }, command_tx, event_rx)
     }
 

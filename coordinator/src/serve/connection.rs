@@ -1,4 +1,5 @@
-//! One connection: TLS or plain HTTP by its first byte, then requests, then maybe the control protocol.
+//! One connection: TLS or plain HTTP by its first byte, then requests, then maybe the control protocol or
+//! the relay's, each by an upgrade of its own or inside WebSocket.
 
 use super::slots::Slot;
 use crate::api::Transport;
@@ -9,6 +10,10 @@ use axum::http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use meshd_relay::server::RelayControl;
+use meshd_relay::stream::BoxIo;
+use meshd_relay::stream::upgrade::{CONTROL, Form, Protocol, RELAY, websocket_accept};
+use meshd_relay::stream::websocket::{Role, WebSocket};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,9 +29,6 @@ use tower::ServiceExt;
 const TLS_HANDSHAKE: u8 = 0x16;
 /// For the first byte, a TLS handshake and each request head.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Where nodes speak the control protocol, and its name.
-const CONTROL_PATH: &str = "/control";
-const CONTROL_PROTOCOL: &str = "meshd-control";
 
 /// The slot of a connection, until an upgrade takes it.
 type SharedSlot = Arc<Mutex<Option<Slot>>>;
@@ -34,6 +36,8 @@ type SharedSlot = Arc<Mutex<Option<Slot>>>;
 /// What every connection needs.
 pub(super) struct Shared {
     pub(super) control: Arc<Hub>,
+    /// The embedded relay, where there is one.
+    pub(super) relay: Option<RelayControl>,
     pub(super) router: Router,
     pub(super) tls: TlsAcceptor,
     pub(super) tasks: TaskTracker,
@@ -97,10 +101,13 @@ async fn answer(
     shared: &Arc<Shared>,
     slot: SharedSlot,
 ) -> Response<Body> {
-    if request.uri().path() == CONTROL_PATH {
+    let path = request.uri().path();
+    if let Some(protocol) = [CONTROL, RELAY].into_iter().find(|p| p.path == path) {
         return match transport {
-            Transport::Tls(peer) | Transport::Plain(peer) => upgrade(&mut request, peer, shared, slot),
-            Transport::Unix { .. } => plain(StatusCode::NOT_FOUND, "the control protocol is served on TCP\n"),
+            Transport::Tls(peer) | Transport::Plain(peer) => {
+                upgrade(&mut request, protocol, peer, shared, slot)
+            }
+            Transport::Unix { .. } => plain(StatusCode::NOT_FOUND, "nodes are served on TCP\n"),
         };
     }
     let mut request = request.map(Body::new);
@@ -113,38 +120,76 @@ async fn answer(
 
 fn upgrade(
     request: &mut Request<Incoming>,
+    protocol: Protocol,
     peer: SocketAddr,
     shared: &Arc<Shared>,
     slot: SharedSlot,
 ) -> Response<Body> {
-    if !asks_for_control(request.headers()) {
-        let mut response =
-            plain(StatusCode::UPGRADE_REQUIRED, "nodes speak the meshd-control protocol here\n");
-        response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static(CONTROL_PROTOCOL));
-        return response;
+    if protocol == RELAY && shared.relay.is_none() {
+        return plain(StatusCode::NOT_FOUND, "there is no relay here\n");
     }
+    let mut response = plain(StatusCode::SWITCHING_PROTOCOLS, "");
+    let headers = response.headers_mut();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    let form = match asked_for(request.headers(), protocol) {
+        Some(Asked::Protocol) => {
+            headers.insert(header::UPGRADE, HeaderValue::from_static(protocol.name));
+            Form::Upgrade
+        }
+        Some(Asked::WebSocket(accept)) => {
+            headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+            headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+            Form::WebSocket
+        }
+        None => {
+            *response.status_mut() = StatusCode::UPGRADE_REQUIRED;
+            response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static(protocol.name));
+            return response;
+        }
+    };
     let upgraded = hyper::upgrade::on(request);
-    let (hub, stop) = (shared.control.clone(), shared.stop.clone());
-    shared.tasks.spawn(async move {
+    let shared = shared.clone();
+    shared.tasks.clone().spawn(async move {
         let slot = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
         let (_place, stranger) = slot.map(Slot::split).unzip();
-        match upgraded.await {
-            Ok(io) => tokio::select! {
-                () = stop.cancelled() => {}
-                () = hub.accept_stranger(TokioIo::new(io), peer, stranger) => {}
-            },
-            Err(error) => tracing::debug!(%peer, %error, "control upgrade failed"),
+        let io = match upgraded.await {
+            Ok(io) => TokioIo::new(io),
+            Err(error) => return tracing::debug!(%peer, %error, "an upgrade failed"),
+        };
+        let io: BoxIo = match form {
+            Form::Upgrade => Box::new(io),
+            Form::WebSocket => Box::new(WebSocket::new(io, Role::Server, Vec::new())),
+        };
+        let serve = async {
+            match (&shared.relay, protocol == RELAY) {
+                (Some(relay), true) => relay.serve_stream(io, peer, stranger).await,
+                _ => shared.control.clone().accept_stranger(io, peer, stranger).await,
+            }
+        };
+        tokio::select! {
+            () = shared.stop.cancelled() => {}
+            () = serve => {}
         }
     });
-    let mut response = plain(StatusCode::SWITCHING_PROTOCOLS, "");
-    response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static(CONTROL_PROTOCOL));
-    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     response
 }
 
-fn asks_for_control(headers: &HeaderMap) -> bool {
-    let upgrade = headers.get(header::UPGRADE).and_then(|v| v.to_str().ok());
-    upgrade.is_some_and(|v| v.split(',').any(|p| p.trim().eq_ignore_ascii_case(CONTROL_PROTOCOL)))
+/// What an upgrade is asked to.
+enum Asked {
+    Protocol,
+    /// With what the client expects in the answer.
+    WebSocket(HeaderValue),
+}
+
+fn asked_for(headers: &HeaderMap, protocol: Protocol) -> Option<Asked> {
+    let wanted = headers.get(header::UPGRADE).and_then(|v| v.to_str().ok())?;
+    let asks = |name: &str| wanted.split(',').any(|p| p.trim().eq_ignore_ascii_case(name));
+    if asks(protocol.name) {
+        return Some(Asked::Protocol);
+    }
+    let key = headers.get(header::SEC_WEBSOCKET_KEY).and_then(|v| v.to_str().ok())?;
+    let accept = HeaderValue::from_str(&websocket_accept(key)).ok()?;
+    asks("websocket").then_some(Asked::WebSocket(accept))
 }
 
 fn plain(status: StatusCode, text: &'static str) -> Response<Body> {

@@ -655,3 +655,38 @@ async fn a_node_that_changes_its_offer_again_and_again_is_slowed_down() {
     let later = UnixSeconds(NOW.0 + pace::INTERVAL);
     service.advertise(node, &offer(250), false, None, later).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_relay_of_its_own_is_in_the_map_and_survives_a_restart() {
+    let (dir, service) = fresh().await;
+    let input = |name: &str, key: u8, host: &str| RelayInput {
+        name: name.to_owned(),
+        hosts: vec![host.to_owned()],
+        key: NodeKey::from_bytes([key; 32]),
+        udp_port: 3478,
+        stun_port: 0,
+        tcp_port: 443,
+    };
+    let added = service.add_relay(&ROOT, &input("fra", 1, "relay.example.com"), NOW).await.unwrap();
+    assert!(added.id != EMBEDDED_RELAY);
+    for (name, key, host) in [
+        ("fra", 2, "192.0.2.9"),
+        ("other", 1, "192.0.2.9"),
+        ("bad", 3, "host:3478"),
+        ("bad", 3, ""),
+        ("no good", 3, "192.0.2.9"),
+    ] {
+        assert!(service.add_relay(&ROOT, &input(name, key, host), NOW).await.is_err(), "{name} {key} {host}");
+    }
+    let member = Actor::ApiToken { name: "t".to_owned(), role: Role::NetworkAdmin };
+    assert!(service.add_relay(&member, &input("x", 4, "192.0.2.9"), NOW).await.is_err());
+    let command = service.relay_command();
+    assert!(command.contains(&service.model().network.to_string()), "{command}");
+    assert!(command.contains(&service.public_keys().signing.to_string()), "{command}");
+    drop(service);
+    let service = open(&dir).await;
+    assert_eq!(service.relays(&ROOT).unwrap(), [added]);
+    service.remove_relay(&ROOT, "fra", NOW).await.unwrap();
+    assert!(service.remove_relay(&ROOT, "fra", NOW).await.is_err());
+    assert!(service.relays(&ROOT).unwrap().is_empty());
+}

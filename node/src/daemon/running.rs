@@ -160,7 +160,8 @@ impl Running {
             Arc::clone(&device),
             seed,
             mesh_events_tx,
-        );
+        )
+        .with_streams(config.userspace.is_none().then_some(FWMARK), config.proxy.clone());
         let (up_tx, up_rx) = mpsc::channel(HAND_UP_QUEUE);
         let threads = DataThreads::start(&device, &wire, &mesh_task.snapshot(), up_tx)
             .map_err(|e| Failure::new(format!("cannot start threads: {e}"), ""))?;
@@ -176,6 +177,7 @@ impl Running {
             profile: profile(&intent.settings),
             map: Some(Arc::clone(&map)),
             fwmark: config.userspace.is_none().then_some(FWMARK),
+            proxy: config.proxy.clone(),
         });
         let (host_tx, host_events) = mpsc::channel(QUEUE);
         let (resolved_tx, resolved) = mpsc::channel(QUEUE);
