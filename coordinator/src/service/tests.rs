@@ -678,7 +678,7 @@ async fn a_relay_of_its_own_is_in_the_map_and_survives_a_restart() {
     ] {
         assert!(service.add_relay(&ROOT, &input(name, key, host), NOW).await.is_err(), "{name} {key} {host}");
     }
-    let member = Actor::ApiToken { name: "t".to_owned(), role: Role::NetworkAdmin };
+    let member = Actor::Node(NodeId(1));
     assert!(service.add_relay(&member, &input("x", 4, "192.0.2.9"), NOW).await.is_err());
     let command = service.relay_command();
     assert!(command.contains(&service.model().network.to_string()), "{command}");
