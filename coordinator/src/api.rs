@@ -13,6 +13,7 @@ mod nodes;
 mod openapi;
 mod policy;
 mod problem;
+mod relays;
 mod routes;
 mod status;
 pub mod table;
@@ -105,6 +106,9 @@ fn programs() -> Routes {
         .post("/api/v1/nodes/{name}/routes/unapprove", nodes, "Take approvals back", routes::unapprove)
         .post("/api/v1/nodes/{name}/devices", nodes, "Join a WireGuard device", nodes::create_device)
         .get("/api/v1/routes", read, "List routes", routes::list)
+        .get("/api/v1/relays", read, "List relays", relays::list)
+        .post("/api/v1/relays", Need::May(P::ManageMesh), "Add a relay", relays::add)
+        .delete("/api/v1/relays/{name}", Need::May(P::ManageMesh), "Remove a relay", relays::remove)
         .get("/api/v1/tokens", read, "List join tokens", tokens::list)
         .post("/api/v1/tokens", Need::May(P::ManageTokens), "Make a join token", tokens::create)
         .delete("/api/v1/tokens/{id}", Need::May(P::ManageTokens), "Revoke a join token", tokens::revoke)

@@ -10,6 +10,7 @@ mod input;
 mod nodes;
 mod output;
 mod policy;
+mod relays;
 mod routes;
 mod shell;
 mod status;
@@ -66,6 +67,9 @@ enum Command {
     /// Prefixes behind nodes
     #[command(subcommand, visible_alias = "route")]
     Routes(routes::RoutesCommand),
+    /// Relays beside the coordinator's own
+    #[command(subcommand, visible_alias = "relay")]
+    Relays(relays::RelaysCommand),
     /// Names for hosts that are not nodes
     #[command(subcommand)]
     Dns(dns::DnsCommand),
@@ -141,6 +145,7 @@ async fn run(cli: Cli) -> Result<Output, Failure> {
         Command::Token(command) => token::run(command, &client).await,
         Command::Nodes(command) => nodes::run(command, &client).await,
         Command::Routes(command) => routes::run(command, &client).await,
+        Command::Relays(command) => relays::run(command, &client).await,
         Command::Dns(command) => dns::run(command, &client).await,
         Command::Policy(command) => policy::run(command, &client).await,
         Command::ApiToken(command) => api_token::run(command, &client).await,

@@ -22,11 +22,13 @@ mod found;
 mod maintain;
 mod nodes;
 mod offer;
+mod pace;
 mod passcode;
 mod policy;
 mod presence;
 mod records;
 mod register;
+mod relays;
 mod resolving;
 mod routes;
 mod sessions;
@@ -47,6 +49,7 @@ pub use presence::Presence;
 pub use records::RecordInput;
 pub(crate) use records::show_value;
 pub use register::{RegisterRequest, Registration};
+pub use relays::RelayInput;
 pub use resolving::{Resolving, ResolvingChange, SplitText};
 pub use routes::RouteView;
 pub use sessions::{LoginError, NewSession, Session};
@@ -68,6 +71,7 @@ pub struct Service {
     published: watch::Sender<Arc<Published>>,
     keys: Keys,
     presence: presence::Board,
+    pace: pace::Pace,
     interrupted: Notify,
     throttle: throttle::Throttle,
     desk: enroll::Desk,
@@ -93,6 +97,7 @@ impl Service {
             published,
             keys,
             presence: presence::Board::default(),
+            pace: pace::Pace::default(),
             interrupted: Notify::new(),
             throttle: throttle::Throttle::default(),
             desk: enroll::Desk::default(),

@@ -11,6 +11,7 @@
 pub mod accounts;
 pub mod audit;
 pub mod backup;
+pub mod compact;
 mod files;
 mod pack;
 mod rows;
@@ -140,6 +141,7 @@ impl Store {
     pub async fn open(dir: StateDir, at: UnixSeconds) -> Result<Self, StoreError> {
         let path = dir.database();
         files::create_private(&path)?;
+        files::sync(&path)?;
         let mut conn = connect(&path).await?;
         schema::migrate(&mut conn, &dir, at).await?;
         Ok(Self { conn, dir })

@@ -51,6 +51,7 @@ fn config(token: &JoinToken, n: u8, offer: Offer) -> ControlConfig {
         map: None,
         fwmark: None,
         names: OutsideNames::of_host(),
+        proxy: None,
     }
 }
 

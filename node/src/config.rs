@@ -1,6 +1,7 @@
 //! The daemon's configuration file: what an administrator fixes for the machine, as opposed to the
 //! settings that `meshd set` changes.
 
+use crate::dial::{BadProxy, Proxy};
 use crate::os::IfName;
 use crate::os::desired::BadIfName;
 use crate::udp::UdpOffloads;
@@ -33,6 +34,8 @@ pub struct DaemonConfig {
     pub rekey_after: Option<Duration>,
     /// UDP port that is tried first; 0: the one of the last run, else 41820.
     pub port: u16,
+    /// The HTTP proxy for coordinator and relays; the one of the environment when the file names none.
+    pub proxy: Option<Proxy>,
     /// Keys, settings and the last map.
     pub state_dir: PathBuf,
     /// Where the local API listens.
@@ -67,6 +70,7 @@ struct Raw {
     udp_gso: Option<bool>,
     udp_gro: Option<bool>,
     rekey_seconds: Option<u64>,
+    proxy: Option<String>,
 }
 
 /// Why the configuration was refused.
@@ -100,6 +104,9 @@ pub enum ConfigError {
     /// Not an interface name.
     #[error("interface: {0}")]
     Interface(#[from] BadIfName),
+    /// A proxy that cannot be used.
+    #[error("proxy: {0}")]
+    Proxy(#[from] BadProxy),
 }
 
 impl DaemonConfig {
@@ -109,11 +116,15 @@ impl DaemonConfig {
     /// Names the file, the line and the key.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let shown = || path.display().to_string();
-        match std::fs::read_to_string(path) {
-            Ok(text) => Self::parse(&text, &shown()),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Self::parse("", &shown()),
-            Err(source) => Err(ConfigError::Read { path: shown(), source }),
-        }
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
+            Err(source) => return Err(ConfigError::Read { path: shown(), source }),
+        };
+        let config = Self::parse(&text, &shown())?;
+        let environment = || Proxy::from_environment(|name| std::env::var(name).ok());
+        let proxy = config.proxy.clone().or_else(environment);
+        Ok(Self { proxy, ..config })
     }
 
     fn parse(text: &str, path: &str) -> Result<Self, ConfigError> {
@@ -140,6 +151,7 @@ impl DaemonConfig {
             },
             rekey_after: raw.rekey_seconds.map(Duration::from_secs),
             port: raw.port.unwrap_or(0),
+            proxy: raw.proxy.map(|text| Proxy::parse(&text, "")).transpose()?,
             state_dir: PathBuf::from("/var/lib/meshd"),
             socket: PathBuf::from(meshd_proto::localapi::SOCKET),
             userspace: None,
@@ -157,6 +169,8 @@ impl DaemonConfig {
                 udp: UdpOffloads { gso: true, gro: true },
             },
             rekey_after: None,
+            // Those of the environment, too: it runs as the user who started it.
+            proxy: Proxy::from_environment(|name| std::env::var(name).ok()),
             interface: IfName::mesh0(),
             mtu: mtu.clamp(MIN_MTU, MAX_MTU),
             port,
@@ -201,5 +215,8 @@ mod tests {
         let slow =
             DaemonConfig::parse("tun_offload = false\nudp_gso = false\ndata_threads = 3", "x").unwrap().data;
         assert_eq!((slow.threads, slow.tun_offload, slow.udp.gso, slow.udp.gro), (3, false, false, true));
+        let proxied = DaemonConfig::parse("proxy = \"http://proxy.example:3128\"", "x").unwrap();
+        assert_eq!(proxied.proxy.unwrap().address(), "proxy.example:3128");
+        assert!(DaemonConfig::parse("proxy = \"socks5://x\"", "x").is_err());
     }
 }

@@ -15,8 +15,9 @@ mod backoff;
 mod dial;
 mod session;
 
-pub use dial::DialError;
+pub use crate::dial::DialError;
 
+use crate::dial::{Dialer, Proxy};
 use crate::outside_names::OutsideNames;
 use backoff::Backoff;
 use meshd_proto::control::{Answer, Call, MapPosition, Offer, Refusal};
@@ -95,6 +96,8 @@ pub struct ControlConfig {
     pub fwmark: Option<u32>,
     /// How the coordinator's names are resolved.
     pub names: OutsideNames,
+    /// A proxy that may be needed to get out.
+    pub proxy: Option<Proxy>,
 }
 
 /// What the machine tells of itself.
@@ -211,7 +214,7 @@ pub struct ControlClient {
     config: ControlConfig,
     wishes: Wishes,
     map: Arc<NetworkMap>,
-    dialer: dial::Dialer,
+    dialer: Dialer,
     commands: mpsc::Receiver<Command>,
     events: mpsc::Sender<ControlEvent>,
     /// The farewell is on its way.
@@ -246,7 +249,7 @@ impl ControlClient {
             .clone()
             .filter(|m| m.network == config.network)
             .unwrap_or_else(|| Arc::new(NetworkMap::empty(config.network)));
-        let dialer = dial::Dialer::new(config.fwmark, config.names.clone());
+        let dialer = Dialer::new(config.fwmark, config.proxy.clone(), config.names.clone());
         (
             Self { config, wishes: Wishes::default(), map, dialer, commands, events, leaving: false },
             command_tx,

@@ -7,6 +7,7 @@
 mod answers;
 mod apart;
 mod apply;
+mod keep_map;
 mod names;
 mod running;
 mod scan;
@@ -264,6 +265,7 @@ impl Daemon {
 
     /// Stops the node and leaves the host as it was, but for [`Daemon::leave_host`].
     async fn take_down(&mut self) {
+        self.store_map();
         let Some(mut running) = self.running.take() else {
             self.leave_host().await;
             return;
@@ -304,6 +306,7 @@ impl Daemon {
         match event {
             RunningEvent::Control(event) => self.control_event(event).await,
             RunningEvent::Mesh(event) => self.mesh_event(event).await,
+            RunningEvent::StoreMap => self.store_map(),
             RunningEvent::HostChanged(changed) => self.host_changed(changed).await,
             RunningEvent::Scanned(found) => self.scanned(found).await,
             RunningEvent::Resolved { relay, addrs } => {

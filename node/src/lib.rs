@@ -9,6 +9,7 @@ pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod data;
+pub mod dial;
 pub mod host_dns;
 pub mod local_api;
 pub mod logs;

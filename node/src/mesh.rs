@@ -4,9 +4,11 @@
 //! from time; outputs go to the sockets, to the TUN device and, as [`MeshEvent`]s, to the daemon.
 
 mod relays;
+mod streams;
 
 use crate::clock;
 use crate::data::{Device, HandUp, RelayPeers, Snapshot, Wire};
+use crate::dial::Dialer;
 use meshd_engine::data::Offload;
 use meshd_engine::session::wireguard::WireGuard;
 use meshd_engine::status::Status;
@@ -14,11 +16,14 @@ use meshd_engine::{Destination, Engine, EngineConfig, Event, Input, Preshared, S
 use meshd_proto::permit::SignedPermit;
 use meshd_proto::relay::RelayAddr;
 use meshd_proto::{Endpoint, Hint, NetworkMap, NodeId, NodeKey, NodeSecret, RelayId};
+pub(crate) use streams::is_stream;
+
 use relays::RelayLinks;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::IoSlice;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use streams::{RelayStreams, StreamEvent};
 use tokio::sync::{mpsc, oneshot};
 
 /// Handed-up packets that may wait.
@@ -96,6 +101,7 @@ pub enum MeshEvent {
 pub struct Mesh {
     engine: Engine<WireGuard>,
     relays: RelayLinks,
+    streams: RelayStreams,
     wire: Arc<Wire>,
     device: Device,
     map: Arc<NetworkMap>,
@@ -133,6 +139,10 @@ impl Mesh {
         Self {
             engine,
             relays: RelayLinks::new(secret.clone(), meshd_proto::keys::hash("meshd relay clients", &[&seed])),
+            streams: RelayStreams::new(
+                secret.clone(),
+                meshd_proto::keys::hash("meshd relay streams", &[&seed]),
+            ),
             wire,
             device,
             map,
@@ -144,6 +154,13 @@ impl Mesh {
             wall_told: now,
             pings: Vec::new(),
         }
+    }
+
+    /// Lets it reach relays by TCP where no UDP gets through.
+    #[must_use]
+    pub fn with_streams(mut self, dialer: Dialer) -> Self {
+        self.streams.dial_with(dialer);
+        self
     }
 
     /// What the data threads read.
@@ -172,6 +189,13 @@ impl Mesh {
                         self.handed_up(what, now);
                     }
                 }
+                event = self.streams.next() => {
+                    self.stream_event(event);
+                    for _ in 0..BURST {
+                        let Some(event) = self.streams.try_next() else { break };
+                        self.stream_event(event);
+                    }
+                }
             }
         }
     }
@@ -190,9 +214,13 @@ impl Mesh {
                 self.relays.set_addrs(relay, &addrs, now);
                 self.engine.handle_input(Input::RelayAddresses { relay, addrs }, now);
             }
-            MeshCommand::Permit(permit) => self.relays.set_permit(permit, now),
+            MeshCommand::Permit(permit) => {
+                self.relays.set_permit(permit, now);
+                self.streams.set_permit(permit, now);
+            }
             MeshCommand::LinksChanged => {
                 self.relays.reattach(now);
+                self.streams.retry(now);
                 self.engine.handle_input(Input::LinkChanged, now);
             }
             MeshCommand::Ping { peer, until, reply } => {
@@ -208,6 +236,7 @@ impl Mesh {
     fn set_map(&mut self, map: Arc<NetworkMap>) {
         let now = clock::now();
         self.relays.set_map(&map, now);
+        self.streams.set_map(&map);
         self.map = Arc::clone(&map);
         self.engine.handle_input(Input::Map(map), now);
         self.publish_relays();
@@ -240,6 +269,7 @@ impl Mesh {
         }
         self.engine.handle_timeout(now);
         self.relays.handle_timeout(now);
+        self.streams.handle_timeout(now);
         let (due, waiting) = std::mem::take(&mut self.pings).into_iter().partition(|p| p.until <= now);
         self.pings = waiting;
         for ping in Vec::<Waiting>::from_iter(due) {
@@ -250,7 +280,7 @@ impl Mesh {
     fn next_wake(&self) -> Instant {
         let ping = self.pings.iter().map(|p| p.until).min();
         let interest = (!self.interest.is_empty()).then_some(self.interest_told + INTEREST_RENEWAL);
-        [self.engine.poll_timeout(), self.relays.poll_timeout(), ping, interest]
+        [self.engine.poll_timeout(), self.relays.poll_timeout(), self.streams.poll_timeout(), ping, interest]
             .into_iter()
             .flatten()
             .fold(self.wall_told + WALL_CLOCK, Instant::min)
@@ -265,6 +295,7 @@ impl Mesh {
             }
             if let Destination::Relay { relay, .. } = transmit.to {
                 self.relays.note_sent(relay, clock::now());
+                self.streams.note_sent(relay, clock::now());
             }
         }
         let mut endpoints_changed = false;
@@ -279,9 +310,13 @@ impl Mesh {
                 Event::HomeRelay(relay) => {
                     self.home_relay = Some(relay);
                     self.relays.want(relay, clock::now());
+                    self.streams.want(relay);
                     endpoints_changed = true;
                 }
-                Event::WantRelay(relay) => self.relays.want(relay, clock::now()),
+                Event::WantRelay(relay) => {
+                    self.relays.want(relay, clock::now());
+                    self.streams.want(relay);
+                }
                 Event::Deliver(packet) => {
                     if let Err(error) = self.device.write(Offload::None, &[IoSlice::new(&packet)]) {
                         tracing::debug!(%error, "a packet was not delivered to the host");
@@ -332,14 +367,38 @@ impl Mesh {
             self.publish_relays();
             self.engine.handle_input(if up { Input::RelayUp(relay) } else { Input::RelayDown(relay) }, now);
         }
+        self.streams.follow(&self.relays.attached(), now);
+        while let Some((relay, up)) = self.streams.poll_change() {
+            changed = true;
+            // A relay that is lost by its stream and attached by UDP is not lost.
+            if up || !self.relays.attached().contains_key(&relay) {
+                self.publish_relays();
+                let input = if up { Input::RelayUp(relay) } else { Input::RelayDown(relay) };
+                self.engine.handle_input(input, now);
+            }
+        }
         if changed {
             self.publish_relays();
         }
     }
 
+    fn stream_event(&mut self, event: StreamEvent) {
+        let now = clock::now();
+        if let Some((relay, addr, payload)) = self.streams.handle(event, now)
+            && let Some(peer) = self.wire.relays().peers.get(&addr)
+        {
+            let from = Destination::Relay { relay, peer: *peer };
+            self.engine.handle_input(Input::Datagram { from, payload }, now);
+        }
+    }
+
     fn publish_relays(&self) {
         let peers = self.map.peers.values().map(|p| (RelayAddr::of(&p.key), p.key)).collect();
-        self.wire.set_relays(RelayPeers { relays: self.relays.attached(), peers });
+        // UDP goes before a stream.
+        let mut relays: HashMap<RelayId, Endpoint> = self.streams.attached().collect();
+        relays.extend(self.relays.attached());
+        self.wire.set_streams(self.streams.queues());
+        self.wire.set_relays(RelayPeers { relays, peers });
     }
 
     fn pong(&mut self, peer: NodeId, pong: Pong) {

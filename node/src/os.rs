@@ -189,6 +189,6 @@ fn hint(answer: &io::Error) -> &'static str {
 }
 
 #[cfg(test)]
-mod testmap;
+pub(crate) mod testmap;
 #[cfg(test)]
 mod tests;

@@ -217,6 +217,13 @@ impl RelayServer {
         self.members = Some(members);
     }
 
+    /// A source is gone for good: the stream that it came by has ended.
+    pub fn source_gone(&mut self, local: Local, from: Endpoint) {
+        if let Some(addr) = self.sources.get(&(local, from)).copied() {
+            self.detach(addr);
+        }
+    }
+
     /// Whether `node` is attached.
     pub fn is_attached(&self, node: &NodeKey) -> bool {
         self.clients.contains_key(&RelayAddr::of(node))

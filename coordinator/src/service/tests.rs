@@ -621,3 +621,72 @@ fn change(text: &str) -> PolicyChange<'_> {
 }
 
 mod accounts;
+#[tokio::test]
+async fn a_stranger_without_a_token_never_waits_for_the_store() {
+    let (_dir, service) = fresh().await;
+    let _busy = service.writer.lock().await;
+    let refused =
+        tokio::time::timeout(std::time::Duration::from_secs(5), service.register(&machine(1, None), NOW))
+            .await;
+    assert!(matches!(refused, Ok(Err(RegisterError::TokenRequired))));
+}
+
+#[tokio::test]
+async fn a_node_that_changes_its_offer_again_and_again_is_slowed_down() {
+    let (_dir, service) = fresh().await;
+    let secret = token(&service, |_| {}).await;
+    let node = service.register(&machine(1, Some(&secret)), NOW).await.unwrap().node;
+    let offer = |i: u64| BTreeSet::from([format!("10.0.{i}.0/24").parse::<Prefix>().unwrap()]);
+    let mut taken = 0;
+    for i in 0..200 {
+        match service.advertise(node, &offer(i), false, None, NOW).await {
+            Ok(()) => taken += 1,
+            Err(RegisterError::TooOften { wait }) => assert!(wait > 0),
+            Err(e) => panic!("{e}"),
+        }
+    }
+    assert_eq!(taken, pace::BURST);
+    // The same by coming back with another name each time.
+    let mut request = machine(1, None);
+    request.hostname = "another".to_owned();
+    assert!(matches!(service.register(&request, NOW).await, Err(RegisterError::TooOften { .. })));
+    let last = service.model().nodes[&node].advertised.clone();
+    service.advertise(node, &last, false, None, NOW).await.expect("no change, nothing counted");
+    let later = UnixSeconds(NOW.0 + pace::INTERVAL);
+    service.advertise(node, &offer(250), false, None, later).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_relay_of_its_own_is_in_the_map_and_survives_a_restart() {
+    let (dir, service) = fresh().await;
+    let input = |name: &str, key: u8, host: &str| RelayInput {
+        name: name.to_owned(),
+        hosts: vec![host.to_owned()],
+        key: NodeKey::from_bytes([key; 32]),
+        udp_port: 3478,
+        stun_port: 0,
+        tcp_port: 443,
+    };
+    let added = service.add_relay(&ROOT, &input("fra", 1, "relay.example.com"), NOW).await.unwrap();
+    assert!(added.id != EMBEDDED_RELAY);
+    for (name, key, host) in [
+        ("fra", 2, "192.0.2.9"),
+        ("other", 1, "192.0.2.9"),
+        ("bad", 3, "host:3478"),
+        ("bad", 3, ""),
+        ("no good", 3, "192.0.2.9"),
+    ] {
+        assert!(service.add_relay(&ROOT, &input(name, key, host), NOW).await.is_err(), "{name} {key} {host}");
+    }
+    let member = Actor::Node(NodeId(1));
+    assert!(service.add_relay(&member, &input("x", 4, "192.0.2.9"), NOW).await.is_err());
+    let command = service.relay_command();
+    assert!(command.contains(&service.model().network.to_string()), "{command}");
+    assert!(command.contains(&service.public_keys().signing.to_string()), "{command}");
+    drop(service);
+    let service = open(&dir).await;
+    assert_eq!(service.relays(&ROOT).unwrap(), [added]);
+    service.remove_relay(&ROOT, "fra", NOW).await.unwrap();
+    assert!(service.remove_relay(&ROOT, "fra", NOW).await.is_err());
+    assert!(service.relays(&ROOT).unwrap().is_empty());
+}

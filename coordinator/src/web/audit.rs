@@ -55,7 +55,7 @@ pub(super) async fn list(seat: Seat, Query(asked): Query<Asked>) -> Result<Respo
 
 pub(super) async fn verify(seat: Seat) -> Response {
     let done = match seat.api.service.verify_audit(seat.actor()).await {
-        Ok(ChainState::Whole { entries, head }) => Ok(format!(
+        Ok(ChainState::Whole { entries, head, .. }) => Ok(format!(
             "The chain is whole: {entries} entries. Newest hash, to be noted elsewhere: {}",
             hex(&head)
         )),

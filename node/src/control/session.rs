@@ -1,6 +1,6 @@
 //! One session: hello, map updates, hints, calls, keepalives, until it ends.
 
-use super::dial::Connection;
+use super::dial::{Connection, dial};
 use super::{Backoff, Command, ControlClient, ControlEvent, Ended, SessionEnd};
 use crate::clock;
 use meshd_proto::channel::{ChannelError, Opener, Sealer, prove_possession};
@@ -9,6 +9,7 @@ use meshd_proto::netmap::{ApplyError, MapUpdate};
 use meshd_proto::permit::SignedPermit;
 use meshd_proto::token::CoordinatorKeys;
 use meshd_proto::{DecodeError, NodeId};
+use meshd_relay::stream::push_out;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -51,7 +52,7 @@ impl ControlClient {
     /// Dials and holds one session until it ends.
     pub(super) async fn one_session(&mut self, backoff: &mut Backoff) -> SessionEnd {
         let addresses = self.addresses();
-        let connection = match self.dialer.dial(&addresses, &self.config).await {
+        let connection = match dial(&mut self.dialer, &addresses, &self.config).await {
             Ok(connection) => connection,
             Err(e) => return SessionEnd::Lost(e.to_string()),
         };
@@ -82,7 +83,8 @@ impl ControlClient {
         };
         wire.send(&ToCoordinator::Hello(Box::new(self.hello(proof)))).map_err(|e| e.to_string())?;
 
-        let (mut reader, mut writer) = stream.into_split();
+        let (mut reader, mut writer) = tokio::io::split(stream);
+        let mut unflushed = false;
         let mut buffer = vec![0; READ_BYTES];
         let mut deadline = clock::timer_now() + WELCOME_LIMIT;
         let mut renew = tokio::time::interval_at(clock::timer_now() + RENEW_INTEREST, RENEW_INTEREST);
@@ -106,8 +108,9 @@ impl ControlClient {
                     }
                     frames.push(&buffer[..n]);
                 },
-                written = writer.write(&wire.out), if !wire.out.is_empty() => {
+                written = push_out(&mut writer, &wire.out), if unflushed || !wire.out.is_empty() => {
                     let n = written.map_err(|e| format!("the connection to the coordinator broke: {e}"))?;
+                    unflushed = !wire.out.is_empty();
                     wire.out.drain(..n);
                 },
                 command = self.commands.recv(), if wire.node.is_some() && wire.out.len() < WRITE_BACKLOG => {

@@ -56,13 +56,14 @@ impl Daemon {
                 }
             }
             ControlEvent::Map(map) => {
-                if let Err(error) = self.state.set_map(&map, clock::wall()) {
-                    tracing::error!(%error, "the map could not be stored: a restart would need the coordinator");
-                }
+                running.keep.changed(&running.map, &map, clock::timer_now());
                 running.map = map;
                 running.lease.confirmed = clock::wall();
-                running.lease.confirmed_on_disk = running.lease.confirmed;
                 running.lease.lapsed = false;
+                let at_once = running.keep.due().is_some_and(|due| due <= clock::timer_now());
+                if at_once {
+                    self.store_map();
+                }
                 self.apply_map().await;
             }
             ControlEvent::Hints(hints) => running.tell_mesh(MeshCommand::Hints(hints)).await,
@@ -349,9 +350,27 @@ impl Daemon {
         if running.lease.confirmed.0 >= running.lease.confirmed_on_disk.0.saturating_add(CONFIRMED_ON_DISK)
             && running.map.me.is_some()
         {
-            running.lease.confirmed_on_disk = running.lease.confirmed;
-            if let Err(error) = self.state.set_map(&running.map, running.lease.confirmed) {
-                tracing::error!(%error, "the map could not be stored");
+            self.write_map();
+        }
+    }
+
+    /// Stores the map in force when it has something to be stored for.
+    pub(super) fn store_map(&mut self) {
+        if self.running.as_ref().is_some_and(|running| running.keep.due().is_some()) {
+            self.write_map();
+        }
+    }
+
+    fn write_map(&mut self) {
+        let Some(running) = &mut self.running else { return };
+        match self.state.set_map(&running.map, running.lease.confirmed) {
+            Ok(()) => {
+                running.keep.stored(&running.map);
+                running.lease.confirmed_on_disk = running.lease.confirmed;
+            }
+            Err(error) => {
+                tracing::error!(%error, "the map could not be stored: a restart would need the coordinator");
+                running.keep.failed(clock::timer_now());
             }
         }
     }

@@ -1,11 +1,13 @@
 //! A node that is up: its device, sockets, threads and tasks, started together and stopped together.
 
+use super::keep_map::KeepMap;
 use super::scan::Scan;
 use super::{Join, apart};
 use crate::clock;
 use crate::config::DaemonConfig;
 use crate::control::{Command, ControlClient, ControlConfig, ControlEvent, Profile};
 use crate::data::{DataThreads, Wire};
+use crate::dial::Dialer;
 use crate::mesh::{HAND_UP_QUEUE, Mesh, MeshCommand, MeshEvent};
 use crate::os::links::{self, Changed};
 use crate::os::uplink::{self, Uplinks};
@@ -45,6 +47,8 @@ const MAKE_AGAIN: Duration = Duration::from_secs(2);
 pub(super) enum RunningEvent {
     Control(ControlEvent),
     Mesh(MeshEvent),
+    /// The map in force has to go to disk.
+    StoreMap,
     /// Addresses, routes or rules of the host changed.
     HostChanged(Changed),
     /// What other programs do to the mesh; `None`: it could not be seen.
@@ -148,6 +152,7 @@ pub(super) struct Running {
     pub(super) membership: crate::state::Membership,
     pub(super) map: Arc<NetworkMap>,
     pub(super) lease: MapLease,
+    pub(super) keep: KeepMap,
     pub(super) link: Link,
     /// Whether addresses and routes of the map are on the host.
     pub(super) applied: bool,
@@ -190,6 +195,7 @@ impl Running {
         let no_entropy = |e: std::io::Error| Failure::new(e.to_string(), "");
         let (mesh_events_tx, mesh_events) = mpsc::channel(QUEUE);
         let seed = clock::entropy().map_err(no_entropy)?;
+        let mark = config.userspace.is_none().then_some(FWMARK);
         let mesh_task = Mesh::new(
             &identity.node,
             Arc::clone(&map),
@@ -198,7 +204,8 @@ impl Running {
             seed,
             config.rekey_after,
             mesh_events_tx,
-        );
+        )
+        .with_streams(Dialer::new(mark, config.proxy.clone(), outside.clone()));
         let (up_tx, up_rx) = mpsc::channel(HAND_UP_QUEUE);
         let threads = DataThreads::start(&queues, &wire, &mesh_task.snapshot(), up_tx)
             .map_err(|e| Failure::new(format!("cannot start threads: {e}"), ""))?;
@@ -216,8 +223,9 @@ impl Running {
             token: join.token,
             profile: profile(&intent.settings),
             map: Some(Arc::clone(&map)),
-            fwmark: config.userspace.is_none().then_some(FWMARK),
+            fwmark: mark,
             names: outside.clone(),
+            proxy: config.proxy.clone(),
         });
         let (host_tx, host_events) = mpsc::channel(QUEUE);
         let (resolved_tx, resolved) = mpsc::channel(QUEUE);
@@ -229,6 +237,7 @@ impl Running {
         });
         tasks.spawn(watch_host(host_tx));
         let address = join.membership.addresses.first().cloned().unwrap_or_default();
+        let keep = KeepMap::of_stored(&map);
         Ok(Self {
             mesh,
             control,
@@ -245,6 +254,7 @@ impl Running {
             membership: join.membership,
             map,
             lease: MapLease { confirmed, confirmed_on_disk: confirmed, lapsed: false },
+            keep,
             link: Link { address, reason: "connecting".to_owned(), ..Link::default() },
             applied: false,
             trouble: Trouble::default(),
@@ -261,7 +271,9 @@ impl Running {
     /// The next thing to look at.
     pub(super) async fn next_event(&mut self) -> RunningEvent {
         loop {
+            let store_at = self.keep.due();
             tokio::select! {
+                () = wait_until(store_at) => return RunningEvent::StoreMap,
                 Some(event) = self.control_events.recv() => return RunningEvent::Control(event),
                 Some(event) = self.mesh_events.recv() => return RunningEvent::Mesh(event),
                 Some(changed) = self.host_events.recv() => return RunningEvent::HostChanged(changed),
@@ -415,6 +427,13 @@ pub(super) fn offer(settings: &crate::settings::Settings) -> Offer {
 fn machine_name() -> Hostname {
     let uname = rustix::system::uname();
     Hostname::sanitized(&uname.nodename().to_string_lossy())
+}
+
+async fn wait_until(at: Option<tokio::time::Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn watch_host(changed: mpsc::Sender<Changed>) {

@@ -1,10 +1,13 @@
 //! How a sealed datagram leaves: straight, or in a relay frame.
 
+use crate::clock;
+use crate::mesh::is_stream;
 use crate::udp::{UdpOffloads, UdpSockets};
 use arc_swap::ArcSwap;
 use meshd_engine::Destination;
 use meshd_proto::relay::{DATA_HEADER_LEN, RelayAddr, data_header};
 use meshd_proto::{Endpoint, NodeKey, RelayId};
+use meshd_relay::stream::FrameQueue;
 use std::collections::HashMap;
 use std::io;
 use std::net::UdpSocket;
@@ -32,12 +35,14 @@ impl RelayPeers {
 pub struct Wire {
     sockets: UdpSockets,
     relays: ArcSwap<RelayPeers>,
+    /// Relays that are reached by a stream; mostly none.
+    streams: ArcSwap<HashMap<Endpoint, FrameQueue>>,
 }
 
 impl Wire {
     /// Wraps the sockets.
     pub fn new(sockets: UdpSockets) -> Self {
-        Self { sockets, relays: ArcSwap::default() }
+        Self { sockets, relays: ArcSwap::default(), streams: ArcSwap::default() }
     }
 
     /// The port of all sockets.
@@ -70,11 +75,28 @@ impl Wire {
         self.relays.store(Arc::new(relays));
     }
 
+    /// Replaces what leads to relays by streams.
+    pub(crate) fn set_streams(&self, streams: HashMap<Endpoint, FrameQueue>) {
+        self.streams.store(Arc::new(streams));
+    }
+
+    /// Puts a relay frame into the queue of its stream.
+    fn send_to_stream(&self, endpoint: Endpoint, frame: &[u8]) -> io::Result<()> {
+        match self.streams.load().get(&endpoint) {
+            Some(queue) if queue.push(frame, clock::now()) == 0 => Ok(()),
+            Some(_) => Err(io::ErrorKind::WouldBlock.into()),
+            None => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+
     /// Sends a datagram as it is.
     ///
     /// # Errors
     /// What the kernel says; `WouldBlock` when the socket's buffer is full.
     pub fn send_to(&self, endpoint: Endpoint, datagram: &[u8]) -> io::Result<()> {
+        if is_stream(&endpoint) {
+            return self.send_to_stream(endpoint, datagram);
+        }
         let socket = self
             .sockets
             .get(0, endpoint.0.is_ipv6())

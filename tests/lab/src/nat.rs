@@ -14,6 +14,10 @@ pub enum Nat {
     FullCone,
     /// As [`Nat::Home`], and no UDP but DNS leaves.
     UdpBlocked,
+    /// As [`Nat::Home`], and nothing leaves but TCP to port 443.
+    HttpsOnly,
+    /// Nothing passes: only what the router itself forwards, such as a proxy on it.
+    Closed,
 }
 
 impl Nat {
@@ -21,7 +25,7 @@ impl Nat {
     pub(crate) fn rules(self) -> String {
         let nat = match self {
             Nat::None => return String::new(),
-            Nat::Home | Nat::UdpBlocked => {
+            Nat::Home | Nat::UdpBlocked | Nat::HttpsOnly | Nat::Closed => {
                 "chain after { type nat hook postrouting priority srcnat; oifname \"wan\" masquerade; }"
             }
             Nat::Symmetric => {
@@ -38,10 +42,13 @@ impl Nat {
             }
         };
         let mapped = if self == Nat::FullCone { "ct status dnat accept;" } else { "" };
-        let udp = if self == Nat::UdpBlocked {
-            "oifname \"wan\" meta l4proto udp udp dport != 53 drop;"
-        } else {
-            ""
+        let udp = match self {
+            Nat::UdpBlocked => "oifname \"wan\" meta l4proto udp udp dport != 53 drop;",
+            Nat::HttpsOnly => {
+                "oifname \"wan\" meta l4proto != tcp drop; oifname \"wan\" tcp dport != 443 drop;"
+            }
+            Nat::Closed => "drop;",
+            Nat::None | Nat::Home | Nat::Symmetric | Nat::FullCone => "",
         };
         format!(
             "table ip lab {{\n{nat}\n\
