@@ -12,7 +12,7 @@ use meshd_proto::{DecodeError, NodeId};
 use meshd_relay::stream::push_out;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncReadExt as _;
 use tokio::time::sleep_until;
 use zeroize::Zeroizing;
 
