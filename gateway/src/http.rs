@@ -1,6 +1,6 @@
 //! HTTP/1.1 and HTTP/2 from clients, to backends.
 //!
-//! A connection is served by hyper behind [`guard::Guarded`], which refuses ambiguous framing. Each request
+//! A connection is served by hyper behind `guard::Guarded`, which refuses ambiguous framing. Each request
 //! takes the table of that moment, so a new configuration reaches connections that stand. Bodies stream in
 //! both directions and are never collected.
 //!

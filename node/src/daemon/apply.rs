@@ -56,11 +56,11 @@ impl Daemon {
                 }
             }
             ControlEvent::Map(map) => {
-                running.keep.changed(&running.map, &map, clock::timer_now());
+                running.lease.keep.changed(&running.map, &map, clock::timer_now());
                 running.map = map;
                 running.lease.confirmed = clock::wall();
                 running.lease.lapsed = false;
-                let at_once = running.keep.due().is_some_and(|due| due <= clock::timer_now());
+                let at_once = running.lease.keep.due().is_some_and(|due| due <= clock::timer_now());
                 if at_once {
                     self.store_map();
                 }
@@ -356,7 +356,7 @@ impl Daemon {
 
     /// Stores the map in force when it has something to be stored for.
     pub(super) fn store_map(&mut self) {
-        if self.running.as_ref().is_some_and(|running| running.keep.due().is_some()) {
+        if self.running.as_ref().is_some_and(|running| running.lease.keep.due().is_some()) {
             self.write_map();
         }
     }
@@ -365,12 +365,12 @@ impl Daemon {
         let Some(running) = &mut self.running else { return };
         match self.state.set_map(&running.map, running.lease.confirmed) {
             Ok(()) => {
-                running.keep.stored(&running.map);
+                running.lease.keep.stored(&running.map);
                 running.lease.confirmed_on_disk = running.lease.confirmed;
             }
             Err(error) => {
                 tracing::error!(%error, "the map could not be stored: a restart would need the coordinator");
-                running.keep.failed(clock::timer_now());
+                running.lease.keep.failed(clock::timer_now());
             }
         }
     }

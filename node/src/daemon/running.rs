@@ -77,6 +77,8 @@ pub(super) struct MapLease {
     pub(super) confirmed_on_disk: UnixSeconds,
     /// Whether the stored map is past its lease and not in force.
     pub(super) lapsed: bool,
+    /// When the map in force goes to disk.
+    pub(super) keep: KeepMap,
 }
 
 /// Calls to the coordinator that wait for their answer, each with the local client that asked.
@@ -152,7 +154,6 @@ pub(super) struct Running {
     pub(super) membership: crate::state::Membership,
     pub(super) map: Arc<NetworkMap>,
     pub(super) lease: MapLease,
-    pub(super) keep: KeepMap,
     pub(super) link: Link,
     /// Whether addresses and routes of the map are on the host.
     pub(super) applied: bool,
@@ -253,8 +254,7 @@ impl Running {
             wire,
             membership: join.membership,
             map,
-            lease: MapLease { confirmed, confirmed_on_disk: confirmed, lapsed: false },
-            keep,
+            lease: MapLease { confirmed, confirmed_on_disk: confirmed, lapsed: false, keep },
             link: Link { address, reason: "connecting".to_owned(), ..Link::default() },
             applied: false,
             trouble: Trouble::default(),
@@ -271,7 +271,7 @@ impl Running {
     /// The next thing to look at.
     pub(super) async fn next_event(&mut self) -> RunningEvent {
         loop {
-            let store_at = self.keep.due();
+            let store_at = self.lease.keep.due();
             tokio::select! {
                 () = wait_until(store_at) => return RunningEvent::StoreMap,
                 Some(event) = self.control_events.recv() => return RunningEvent::Control(event),
