@@ -74,10 +74,12 @@ unit: ## tests of every crate that need no kernel of their own
 	@$(STEP) unit cargo test --locked --workspace --exclude meshd-lab --exclude meshd-tidy --no-fail-fast
 
 web: build ## the web admin in headless Chromium: every screen for every role
+	@bash .ci/setup chromium:chromium node:nodejs npm:npm
 	@$(STEP) web-build cargo build --locked -p meshd-coordinator --bins --examples
 	@$(STEP) web bash tests/web/run.sh
 
 screenshots: build ## the pictures of docs/guide, taken by the test of the web admin
+	@bash .ci/setup chromium:chromium node:nodejs npm:npm
 	@$(STEP) web-build cargo build --locked -p meshd-coordinator --bins --examples
 	@mkdir -p target/screenshots
 	@$(STEP) screenshots bash tests/web/run.sh --screenshots "$(CURDIR)/target/screenshots"
