@@ -129,7 +129,27 @@ impl DnsServer {
     }
 }
 
+/// Most tries to find a port that is free for UDP and TCP.
+const PORT_TRIES: usize = 32;
+
 fn bind(listener: &Listener) -> Result<(UdpSocket, TcpListener), SpawnError> {
+    let mut tries = 1;
+    loop {
+        match bind_both(listener) {
+            // Port 0: UDP got one that TCP has in use.
+            Err(SpawnError { protocol: "TCP", source, .. })
+                if listener.addr.port() == 0
+                    && source.kind() == io::ErrorKind::AddrInUse
+                    && tries < PORT_TRIES =>
+            {
+                tries += 1;
+            }
+            bound => return bound,
+        }
+    }
+}
+
+fn bind_both(listener: &Listener) -> Result<(UdpSocket, TcpListener), SpawnError> {
     let error = |protocol| move |source| SpawnError { addr: listener.addr, protocol, source };
     let open = |kind, protocol, addr: SocketAddr| -> io::Result<Socket> {
         let socket = Socket::new(Domain::for_address(addr), kind, Some(protocol))?;

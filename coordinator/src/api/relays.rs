@@ -3,7 +3,7 @@
 use super::views::{RelayAdded, RelayBody, RelayView};
 use super::{Api, Asker, Problem};
 use crate::clock;
-use crate::service::{RelayInput, ServiceError};
+use crate::service::{Permission, RelayInput, Service, ServiceError};
 use axum::Json;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, State};
@@ -18,6 +18,8 @@ pub(super) async fn add(
     actor: Asker,
     body: Result<Json<RelayBody>, JsonRejection>,
 ) -> Result<Json<RelayAdded>, Problem> {
+    // Before the key is looked at: who may not add a relay learns nothing of what one looks like.
+    Service::require(&actor, Permission::ManageMesh)?;
     let Json(body) = body?;
     let key = body.key.parse().map_err(|e| ServiceError::Invalid(format!("the relay's key: {e}")))?;
     let input = RelayInput {
