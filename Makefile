@@ -15,12 +15,14 @@ export CARGO_TERM_PROGRESS_WHEN ?= never
 ifdef CI
 N ?= 200
 FUZZ_SECONDS ?= 10
+REPEATS ?= 2
 SIZES ?= 100
 # A clean clone is built once: incremental data would only fill the disk.
 export CARGO_INCREMENTAL ?= 0
 else
 N ?= 1000
 FUZZ_SECONDS ?= 60
+REPEATS ?= 20
 SIZES ?= 100 1000 3000
 endif
 ifeq ($(origin SECONDS),command line)
@@ -28,6 +30,7 @@ FUZZ_SECONDS := $(SECONDS)
 endif
 export TORTURE_N := $(N)
 export FUZZ_SECONDS
+export REPEATS
 
 STEP := bash .ci/step
 
@@ -35,7 +38,7 @@ STEP := bash .ci/step
 LAB_OWN := interop torture
 LAB_TESTS := $(filter-out $(LAB_OWN),$(sort $(basename $(notdir $(wildcard tests/lab/tests/*.rs)))))
 
-.PHONY: help demo test setup root build lint tidy deny unit web screenshots lab interop fuzz torture bench bench-control deb deb-test clean
+.PHONY: nat-grid recovery sim-mutants help demo test setup root build lint tidy deny unit web screenshots lab interop fuzz torture bench bench-control deb deb-test clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -88,6 +91,15 @@ lab: root build ## end-to-end tests on real kernels, in network namespaces
 
 interop: root build ## wireguard-go as a peer
 	@$(STEP) interop cargo test --locked -p meshd-lab --no-fail-fast --test interop -- --nocapture
+
+sim-mutants: ## seeded faults in the engine: the simulation has to notice each
+	@$(STEP) sim-mutants bash tests/sim/mutants.sh $(FAULTS)
+
+recovery: root build ## how long traffic stands still when something breaks, REPEATS= times (20; 2 in CI)
+	@$(STEP) recovery "$(CARGO_TARGET_DIR)/debug/recovery" $(ROWS)
+
+nat-grid: root build ## every kind of NAT against every other one, as a table (KINDS="home symmetric" for some)
+	@$(STEP) nat-grid "$(CARGO_TARGET_DIR)/debug/nat-grid" $(KINDS)
 
 fuzz: ## every fuzz target for SECONDS= seconds (60; 10 in CI)
 	@$(STEP) fuzz bash tests/fuzz/run.sh "$(FUZZ_SECONDS)"

@@ -23,6 +23,7 @@ pub mod data;
 mod engine;
 mod entropy;
 pub mod event;
+pub mod nat;
 pub mod packet;
 pub mod path;
 mod peers;
@@ -33,4 +34,4 @@ mod stun;
 mod timers;
 
 pub use engine::Engine;
-pub use event::{Destination, EngineConfig, Event, Input, Settings, Source, Transmit, Via};
+pub use event::{Destination, EngineConfig, Event, Input, PathReason, Settings, Source, Transmit, Via};

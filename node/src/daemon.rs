@@ -8,6 +8,7 @@ mod answers;
 mod apart;
 mod apply;
 mod names;
+mod paths;
 mod running;
 mod status;
 

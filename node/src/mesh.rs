@@ -3,18 +3,24 @@
 //! Inputs come from the data threads (what is not data), from the daemon (maps, hints, settings) and
 //! from time; outputs go to the sockets, to the TUN device and, as [`MeshEvent`]s, to the daemon.
 
+mod history;
 mod relays;
+mod scatter;
 
 use crate::clock;
 use crate::data::{Device, HandUp, RelayPeers, Snapshot, Wire};
+use history::History;
+pub use history::Moment;
 use meshd_engine::data::Offload;
+use meshd_engine::path::probe::Fitness;
 use meshd_engine::session::wireguard::WireGuard;
 use meshd_engine::status::Status;
 use meshd_engine::{Destination, Engine, EngineConfig, Event, Input, Settings};
 use meshd_proto::permit::SignedPermit;
 use meshd_proto::relay::RelayAddr;
 use meshd_proto::{Endpoint, Hint, NetworkMap, NodeId, NodeSecret, RelayId};
-use relays::RelayLinks;
+use relays::{RelayLinks, RelayState};
+use scatter::{Arrived, Scatter};
 use std::collections::HashSet;
 use std::io::IoSlice;
 use std::sync::Arc;
@@ -61,6 +67,17 @@ pub enum MeshCommand {
         /// The result.
         reply: oneshot::Sender<Option<Pong>>,
     },
+    /// A router maps this outside endpoint to our port, or no longer.
+    PortMapped(Option<Endpoint>),
+    /// Whether this node is fit to carry flows for others.
+    Fitness(Fitness),
+    /// Which ways did data to a peer go?
+    History {
+        /// Whom.
+        peer: NodeId,
+        /// Oldest first.
+        reply: oneshot::Sender<Vec<Moment>>,
+    },
     /// How is it?
     Status(oneshot::Sender<Status>),
 }
@@ -94,6 +111,7 @@ pub enum MeshEvent {
 pub struct Mesh {
     engine: Engine<WireGuard>,
     relays: RelayLinks,
+    scatter: Scatter,
     wire: Arc<Wire>,
     device: Device,
     map: Arc<NetworkMap>,
@@ -104,6 +122,7 @@ pub struct Mesh {
     interest_told: Instant,
     wall_told: Instant,
     pings: Vec<Waiting>,
+    history: History,
 }
 
 struct Waiting {
@@ -129,6 +148,7 @@ impl Mesh {
         Self {
             engine,
             relays: RelayLinks::new(secret.clone(), meshd_proto::keys::hash("meshd relay clients", &[&seed])),
+            scatter: Scatter::new(),
             wire,
             device,
             map,
@@ -139,6 +159,7 @@ impl Mesh {
             interest_told: now,
             wall_told: now,
             pings: Vec::new(),
+            history: History::default(),
         }
     }
 
@@ -162,6 +183,7 @@ impl Mesh {
                     None => return,
                 },
                 () = sleep_until(wake) => self.timeout(),
+                arrived = self.scatter.next() => self.arrived(arrived),
                 _ = up.recv_many(&mut burst, BURST) => {
                     let now = clock::now();
                     for what in burst.drain(..) {
@@ -194,7 +216,10 @@ impl Mesh {
                 self.engine.handle_input(Input::Connect(peer), now);
                 self.pings.push(Waiting { peer, until, reply });
             }
+            MeshCommand::PortMapped(outside) => self.engine.handle_input(Input::PortMapped(outside), now),
+            MeshCommand::Fitness(fitness) => self.engine.handle_input(Input::Fitness(fitness), now),
             // A caller that gave up needs no answer.
+            MeshCommand::History { peer, reply } => drop(reply.send(self.history.of(peer))),
             MeshCommand::Status(reply) => drop(reply.send(self.engine.status(now))),
         }
     }
@@ -226,13 +251,32 @@ impl Mesh {
         }
     }
 
+    /// A datagram at one of the spare sockets.
+    fn arrived(&mut self, arrived: Arrived) {
+        let now = clock::now();
+        let Arrived { socket, from, payload, adopted } = arrived;
+        if adopted {
+            self.scatter.heard(socket, now);
+            let from = Destination::Udp(from);
+            self.engine.handle_input(Input::Datagram { from, payload }, now);
+        } else {
+            self.engine.handle_input(Input::Scattered { socket, from, payload }, now);
+        }
+    }
+
     fn timeout(&mut self) {
         let now = clock::now();
+        self.scatter.handle_timeout(&self.wire, now);
         if now >= self.wall_told + WALL_CLOCK {
             self.wall_told = now;
             self.engine.handle_input(Input::WallClock(clock::wall()), now);
+            self.history.look(&self.engine.status(now), clock::wall());
         }
         self.engine.handle_timeout(now);
+        // The data threads send without asking: silence under traffic has to be noticed all the same.
+        for relay in self.engine.relays_in_use(now) {
+            self.relays.note_sent(relay, now);
+        }
         self.relays.handle_timeout(now);
         let (due, waiting) = std::mem::take(&mut self.pings).into_iter().partition(|p| p.until <= now);
         self.pings = waiting;
@@ -244,7 +288,7 @@ impl Mesh {
     fn next_wake(&self) -> Instant {
         let ping = self.pings.iter().map(|p| p.until).min();
         let interest = (!self.interest.is_empty()).then_some(self.interest_told + INTEREST_RENEWAL);
-        [self.engine.poll_timeout(), self.relays.poll_timeout(), ping, interest]
+        [self.engine.poll_timeout(), self.relays.poll_timeout(), self.scatter.poll_timeout(), ping, interest]
             .into_iter()
             .flatten()
             .fold(self.wall_told + WALL_CLOCK, Instant::min)
@@ -253,14 +297,6 @@ impl Mesh {
     /// Drains every output of the engine and of the relay clients.
     async fn flush(&mut self) {
         self.flush_relays();
-        while let Some(transmit) = self.engine.poll_transmit() {
-            if let Err(error) = self.wire.send(transmit.to, &transmit.payload) {
-                tracing::trace!(to = ?transmit.to, %error, "a datagram was not sent");
-            }
-            if let Destination::Relay { relay, .. } = transmit.to {
-                self.relays.note_sent(relay, clock::now());
-            }
-        }
         let mut endpoints_changed = false;
         let known = self.interest.len();
         while let Some(event) = self.engine.poll_event() {
@@ -284,6 +320,7 @@ impl Mesh {
                 Event::PathChanged { peer, from, to, why } => {
                     let name = self.map.peers.get(&peer).map(|p| p.name.as_str());
                     tracing::info!(peer = name, ?from, ?to, why = why.as_str(), "path changed");
+                    self.history.changed(peer, to, why, clock::wall());
                     self.hint(MeshEvent::PeerChanged(peer));
                 }
                 Event::PeerUp(peer) | Event::PeerDown(peer) => self.hint(MeshEvent::PeerChanged(peer)),
@@ -291,6 +328,21 @@ impl Mesh {
                     tracing::info!(count, "a change of policy cut live flows");
                 }
                 Event::Pong { peer, via, rtt } => self.pong(peer, Pong { via, rtt }),
+                Event::Scatter { to, payload, sockets } => {
+                    self.scatter.scatter(to, &payload, sockets, clock::now());
+                }
+                Event::Adopt { socket, endpoint } => {
+                    self.scatter.adopt(socket, endpoint, &self.wire, clock::now());
+                }
+            }
+        }
+        // After the events: they may say by which socket.
+        while let Some(transmit) = self.engine.poll_transmit() {
+            if let Err(error) = self.wire.send(transmit.to, &transmit.payload) {
+                tracing::trace!(to = ?transmit.to, %error, "a datagram was not sent");
+            }
+            if let Destination::Relay { relay, .. } = transmit.to {
+                self.relays.note_sent(relay, clock::now());
             }
         }
         self.flush_relays();
@@ -321,10 +373,16 @@ impl Mesh {
             }
         }
         let mut changed = false;
-        while let Some((relay, up)) = self.relays.poll_change() {
+        while let Some((relay, state)) = self.relays.poll_change() {
             changed = true;
             self.publish_relays();
-            self.engine.handle_input(if up { Input::RelayUp(relay) } else { Input::RelayDown(relay) }, now);
+            let input = match state {
+                RelayState::Up => Input::RelayUp(relay),
+                RelayState::Down => Input::RelayDown(relay),
+                RelayState::Doubtful => Input::RelayDoubtful { relay, doubtful: true },
+                RelayState::Clear => Input::RelayDoubtful { relay, doubtful: false },
+            };
+            self.engine.handle_input(input, now);
         }
         if changed {
             self.publish_relays();

@@ -32,12 +32,17 @@ impl RelayPeers {
 pub struct Wire {
     sockets: UdpSockets,
     relays: ArcSwap<RelayPeers>,
+    /// Peers that are reached by a socket of their own (see `mesh::scatter`); mostly none.
+    spares: ArcSwap<Spares>,
 }
+
+/// Sockets of single peers' endpoints.
+pub(crate) type Spares = HashMap<Endpoint, Arc<tokio::net::UdpSocket>>;
 
 impl Wire {
     /// Wraps the sockets.
     pub fn new(sockets: UdpSockets) -> Self {
-        Self { sockets, relays: ArcSwap::default() }
+        Self { sockets, relays: ArcSwap::default(), spares: ArcSwap::default() }
     }
 
     /// The port of both sockets.
@@ -60,11 +65,19 @@ impl Wire {
         self.relays.store(Arc::new(relays));
     }
 
+    /// Replaces the sockets of single peers.
+    pub(crate) fn set_spares(&self, spares: Spares) {
+        self.spares.store(Arc::new(spares));
+    }
+
     /// Sends a datagram as it is.
     ///
     /// # Errors
     /// What the kernel says; `WouldBlock` when the socket's buffer is full.
     pub fn send_to(&self, endpoint: Endpoint, datagram: &[u8]) -> io::Result<()> {
+        if let Some(socket) = self.spares.load().get(&endpoint) {
+            return socket.try_send_to(datagram, endpoint.0).map(|_| ());
+        }
         let socket = self
             .sockets
             .for_addr(&endpoint.0)

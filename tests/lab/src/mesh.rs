@@ -24,23 +24,29 @@ pub struct Coordinator {
     /// The machine.
     pub host: Host,
     /// Where nodes reach it.
-    pub address: Ipv4Addr,
+    pub addresses: Vec<String>,
     process: Option<Process>,
 }
 
 impl Coordinator {
     /// Starts a coordinator that tells nodes to come to `address`.
     pub fn start(host: &Host, address: Ipv4Addr) -> Result<Coordinator> {
+        Coordinator::start_at(host, &[address.to_string()])
+    }
+
+    /// Starts a coordinator that tells nodes to come to any of `addresses`.
+    pub fn start_at(host: &Host, addresses: &[String]) -> Result<Coordinator> {
         need("meshd-coordinator")?;
-        let mut coordinator = Coordinator { host: host.clone(), address, process: None };
+        let mut coordinator =
+            Coordinator { host: host.clone(), addresses: addresses.to_vec(), process: None };
         coordinator.resume()?;
         Ok(coordinator)
     }
 
     /// Starts it again after [`Coordinator::kill`].
     pub fn resume(&mut self) -> Result<()> {
-        let process =
-            self.host.spawn("meshd-coordinator", ["serve", "--public", &self.address.to_string()])?;
+        let public = self.addresses.iter().flat_map(|at| ["--public", at.as_str()]);
+        let process = self.host.spawn("meshd-coordinator", ["serve"].into_iter().chain(public))?;
         let answers = wait_within(PATIENCE, || {
             let nodes = self.host.run("meshd-coordinator", ["nodes", "list", "--json"]).ok()?;
             nodes.is_success().then_some(())
