@@ -231,6 +231,11 @@ impl Daemon {
             advertised: settings.advertise_routes.clone(),
         };
         running.tell_mesh(MeshCommand::Settings(engine_settings)).await;
+        running.around.offer.send_if_modified(|offer| {
+            let changed = offer.prefixes != settings.advertise_routes;
+            offer.prefixes.clone_from(&settings.advertise_routes);
+            changed
+        });
         let mut problems = Vec::new();
         if let (Some(service), Some(me)) = (&mut running.service, &running.map.me) {
             service.set_self(me);
