@@ -135,17 +135,6 @@ pub struct PrefixList {
     pub prefixes: Vec<String>,
 }
 
-/// A ping through the mesh.
-#[derive(Clone, PartialEq, Message)]
-pub struct Ping {
-    /// Name or mesh address.
-    #[prost(string, tag = "1")]
-    pub target: String,
-    /// How many milliseconds to wait for the answer.
-    #[prost(uint32, tag = "2")]
-    pub timeout_ms: u32,
-}
-
 /// A question about a name, asked as this host would ask it.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct NameQuestion {
@@ -531,29 +520,6 @@ pub struct Counter {
     /// How many.
     #[prost(uint64, tag = "2")]
     pub count: u64,
-}
-
-/// A ping's result.
-#[derive(Clone, PartialEq, Eq, Message, Serialize)]
-pub struct Pong {
-    /// The peer.
-    #[prost(string, tag = "1")]
-    pub name: String,
-    /// Its address.
-    #[prost(string, tag = "2")]
-    pub address: String,
-    /// Whether an answer came.
-    #[prost(bool, tag = "3")]
-    pub answered: bool,
-    /// Round trip in microseconds.
-    #[prost(uint64, tag = "4")]
-    pub rtt_us: u64,
-    /// `direct`, `relay` or `none`.
-    #[prost(string, tag = "5")]
-    pub path: String,
-    /// The endpoint or relay.
-    #[prost(string, tag = "6")]
-    pub via: String,
 }
 
 /// What a plain WireGuard device needs besides its own key.

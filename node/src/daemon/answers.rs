@@ -390,7 +390,7 @@ fn device_config(running: &super::Running, own_key: &NodeKey, addresses: Vec<Str
     DeviceConfig {
         addresses,
         peer_key: own_key.to_string(),
-        endpoint: outside_endpoint(&running.endpoints).map(ToString::to_string).unwrap_or_default(),
+        endpoint: outside_endpoint(&running.place.endpoints).map(ToString::to_string).unwrap_or_default(),
         allowed_ips: allowed,
         dns: me.map(|m| m.prefixes.resolver().v4.to_string()).into_iter().collect(),
         search: map.dns.config.as_ref().map(|c| c.domain.to_string()).unwrap_or_default(),

@@ -118,7 +118,7 @@ impl Daemon {
         let Some(running) = &mut self.running else { return };
         match event {
             MeshEvent::Endpoints { endpoints, home_relay } => {
-                running.endpoints = endpoints.clone();
+                running.place.endpoints = endpoints.clone();
                 running.tell_control(Command::Endpoints { endpoints, home_relay }).await;
             }
             MeshEvent::Interest(nodes) => drop(running.tell_control(Command::Interest(nodes)).await),

@@ -124,8 +124,10 @@ pub(super) struct Trouble {
 
 /// In which networks this host is.
 #[derive(Default)]
-struct Place {
+pub(super) struct Place {
     local: Vec<Endpoint>,
+    /// Where we are reached, from outside too, as the coordinator knows it.
+    pub(super) endpoints: Vec<Endpoint>,
     uplinks: Option<Uplinks>,
 }
 
@@ -172,8 +174,7 @@ pub(super) struct Running {
     /// Whether addresses and routes of the map are on the host.
     pub(super) applied: bool,
     pub(super) trouble: Trouble,
-    pub(super) endpoints: Vec<Endpoint>,
-    place: Place,
+    pub(super) place: Place,
     names: OutsideNames,
     device: OwnLink,
     pub(super) own_key: NodeKey,
@@ -282,7 +283,6 @@ impl Running {
             link: Link { address, reason: "connecting".to_owned(), ..Link::default() },
             applied: false,
             trouble: Trouble::default(),
-            endpoints: Vec::new(),
             place: Place::default(),
             names: outside,
             device: OwnLink { name: config.interface.clone(), made: clock::now(), gone: false },

@@ -1,7 +1,41 @@
-//! Messages about paths: the network a node is in, which ways data went, draining a router.
+//! Messages about paths: pings, the network a node is in, which ways data went, draining a router.
 
 use prost::Message;
 use serde::Serialize;
+
+/// A ping through the mesh.
+#[derive(Clone, PartialEq, Message)]
+pub struct Ping {
+    /// Name or mesh address.
+    #[prost(string, tag = "1")]
+    pub target: String,
+    /// How many milliseconds to wait for the answer.
+    #[prost(uint32, tag = "2")]
+    pub timeout_ms: u32,
+}
+
+/// A ping's result.
+#[derive(Clone, PartialEq, Eq, Message, Serialize)]
+pub struct Pong {
+    /// The peer.
+    #[prost(string, tag = "1")]
+    pub name: String,
+    /// Its address.
+    #[prost(string, tag = "2")]
+    pub address: String,
+    /// Whether an answer came.
+    #[prost(bool, tag = "3")]
+    pub answered: bool,
+    /// Round trip in microseconds.
+    #[prost(uint64, tag = "4")]
+    pub rtt_us: u64,
+    /// `direct`, `relay` or `none`.
+    #[prost(string, tag = "5")]
+    pub path: String,
+    /// The endpoint or relay.
+    #[prost(string, tag = "6")]
+    pub via: String,
+}
 
 /// Whose path, since when.
 #[derive(Clone, PartialEq, Eq, Message)]
