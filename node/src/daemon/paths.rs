@@ -7,6 +7,7 @@ use crate::clock;
 use crate::mesh::{MeshCommand, Moment};
 use crate::netcheck::{self, Checked};
 use crate::os::links;
+use crate::outside_names::OutsideNames;
 use meshd_engine::status::{PathStatus, Status};
 use meshd_proto::localapi::{
     Drain, Failure, FamilyCheck, Netcheck, PathHistory, PathMoment, PathQuery, RelayCheck, Response, Tell,
@@ -30,6 +31,7 @@ impl Daemon {
     pub(super) fn netcheck(&mut self, answers: &Answers) -> Result<(), Failure> {
         let running = self.up_here()?;
         let (mesh, map, answers) = (running.mesh.clone(), Arc::clone(&running.map), answers.clone());
+        let names = running.names.clone();
         let (interface, coordinator) = (self.config.interface.clone(), running.link.connected);
         let port_mapping = running.around.port_mapping.borrow().clone();
         let no_mapping = if self.config.port_mapping {
@@ -38,7 +40,7 @@ impl Daemon {
             "off (`port_mapping = true` in meshd.toml asks the router)"
         };
         self.answers.spawn(async move {
-            let servers = servers(&map).await;
+            let servers = servers(&map, &names).await;
             let local = links::local_endpoints(&interface).await.unwrap_or_default();
             let (v4, v6) = tokio::join!(
                 netcheck::check(false, &servers, local.clone()),
@@ -100,14 +102,12 @@ impl Daemon {
 }
 
 /// The relays' STUN servers: address with the first port, and the second port.
-async fn servers(map: &NetworkMap) -> Vec<(Endpoint, u16)> {
+async fn servers(map: &NetworkMap, names: &OutsideNames) -> Vec<(Endpoint, u16)> {
     let mut found = Vec::new();
     for relay in map.relays.values() {
         for host in &relay.hosts {
-            let bare = host.trim_start_matches('[').trim_end_matches(']');
-            let lookup = tokio::net::lookup_host((bare, relay.udp_port));
-            let Ok(Ok(addrs)) = tokio::time::timeout(RESOLVE, lookup).await else { continue };
-            for addr in addrs.map(Endpoint::canonical) {
+            let Ok(Ok(addrs)) = tokio::time::timeout(RESOLVE, names.lookup(host)).await else { continue };
+            for addr in addrs.into_iter().map(|ip| Endpoint::canonical((ip, relay.udp_port).into())) {
                 if !found.contains(&(addr, relay.alt_udp_port)) {
                     found.push((addr, relay.alt_udp_port));
                 }

@@ -175,7 +175,7 @@ pub(super) struct Running {
     pub(super) applied: bool,
     pub(super) trouble: Trouble,
     pub(super) place: Place,
-    names: OutsideNames,
+    pub(super) names: OutsideNames,
     device: OwnLink,
     pub(super) own_key: NodeKey,
     pub(super) calls: Calls,
