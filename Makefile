@@ -15,12 +15,14 @@ export CARGO_TERM_PROGRESS_WHEN ?= never
 ifdef CI
 N ?= 200
 FUZZ_SECONDS ?= 10
+REPEATS ?= 2
 SIZES ?= 100
 # A clean clone is built once: incremental data would only fill the disk.
 export CARGO_INCREMENTAL ?= 0
 else
 N ?= 1000
 FUZZ_SECONDS ?= 60
+REPEATS ?= 20
 SIZES ?= 100 1000 3000
 endif
 ifeq ($(origin SECONDS),command line)
@@ -28,6 +30,7 @@ FUZZ_SECONDS := $(SECONDS)
 endif
 export TORTURE_N := $(N)
 export FUZZ_SECONDS
+export REPEATS
 
 STEP := bash .ci/step
 
@@ -35,7 +38,7 @@ STEP := bash .ci/step
 LAB_OWN := interop torture
 LAB_TESTS := $(filter-out $(LAB_OWN),$(sort $(basename $(notdir $(wildcard tests/lab/tests/*.rs)))))
 
-.PHONY: help demo test setup root build lint tidy deny unit web screenshots lab interop fuzz torture bulk bench bench-control bench-micro deb deb-test clean gateway-swap
+.PHONY: help nat-grid recovery demo test setup root build lint tidy deny unit web screenshots lab interop fuzz torture bulk bench bench-control bench-micro deb deb-test clean gateway-swap
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -93,6 +96,12 @@ bulk: root build ## 10 GiB (BULK_MIB=) through the mesh, every byte compared, wh
 
 interop: root build ## wireguard-go as a peer
 	@$(STEP) interop cargo test --locked -p meshd-lab --no-fail-fast --test interop -- --nocapture
+
+recovery: root build ## how long traffic stands still when something breaks, REPEATS= times (20; 2 in CI)
+	@$(STEP) recovery "$(CARGO_TARGET_DIR)/debug/recovery" $(ROWS)
+
+nat-grid: root build ## every kind of NAT against every other one, as a table (KINDS="home symmetric" for some)
+	@$(STEP) nat-grid "$(CARGO_TARGET_DIR)/debug/nat-grid" $(KINDS)
 
 fuzz: ## every fuzz target for SECONDS= seconds (60; 10 in CI)
 	@$(STEP) fuzz bash tests/fuzz/run.sh "$(FUZZ_SECONDS)"

@@ -23,6 +23,7 @@ pub mod data;
 mod engine;
 mod entropy;
 pub mod event;
+pub mod nat;
 pub mod packet;
 pub mod path;
 mod peers;
@@ -33,4 +34,6 @@ mod stun;
 mod timers;
 
 pub use engine::Engine;
-pub use event::{Destination, EngineConfig, Event, Input, Preshared, Settings, Source, Transmit, Via};
+pub use event::{
+    Destination, EngineConfig, Event, Input, PathReason, Preshared, Settings, Source, Transmit, Via,
+};

@@ -32,6 +32,12 @@ pub(crate) enum Command {
     Status,
     /// Reach a node through the mesh; says path and round-trip time
     Ping(Ping),
+    /// Find out what kind of network this is: NAT, relays, what is blocked
+    Netcheck,
+    /// Show which ways data to a node went lately, and why it changed
+    Path(Path),
+    /// Let other routers of the same networks take new flows (before maintenance)
+    Drain(Drain),
     /// List routes: offered by this node, and used from others
     Routes,
     /// See how names are answered on this host, and why
@@ -110,6 +116,39 @@ pub(crate) struct Ping {
     /// How long to wait for each answer, in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..=60_000))]
     pub(crate) timeout: u32,
+    /// Go on until an answer came over a direct path (at most COUNT answers, 20 if not given)
+    #[arg(long)]
+    pub(crate) until_direct: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Path {
+    /// Name or mesh address of a node
+    pub(crate) target: String,
+    /// How far back, like 90s, 30m or 2h
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration)]
+    pub(crate) since: std::time::Duration,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Drain {
+    /// Take new flows again
+    #[arg(long)]
+    pub(crate) off: bool,
+}
+
+/// A duration in whole seconds, minutes or hours.
+fn duration(text: &str) -> Result<std::time::Duration, String> {
+    let wrong = || format!("`{text}` is not a time like 90s, 30m or 2h");
+    let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(wrong)?;
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let factor = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        _ => return Err(wrong()),
+    };
+    number.checked_mul(factor).map(std::time::Duration::from_secs).ok_or_else(wrong)
 }
 
 #[derive(Debug, Args)]

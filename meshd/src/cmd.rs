@@ -5,8 +5,11 @@ mod completions;
 mod daemon;
 mod dns;
 mod down;
+mod drain;
 mod export;
 mod logs;
+mod netcheck;
+mod path;
 mod paths;
 mod ping;
 mod set;
@@ -37,6 +40,9 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Status => status::run(&globals, status::View::Whole),
         Command::Routes => status::run(&globals, status::View::Routes),
         Command::Ping(args) => ping::run(&globals, &args),
+        Command::Netcheck => netcheck::run(&globals),
+        Command::Path(args) => path::run(&globals, &args),
+        Command::Drain(args) => drain::run(&globals, &args),
         Command::Set(args) => set::run(&globals, args),
         Command::Dns(what) => dns::run(&globals, &what),
         Command::Logs(args) => logs::run(&globals, &args),

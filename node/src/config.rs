@@ -34,6 +34,8 @@ pub struct DaemonConfig {
     pub rekey_after: Option<Duration>,
     /// UDP port that is tried first; 0: the one of the last run, else 41820.
     pub port: u16,
+    /// Asks the home router for a port.
+    pub port_mapping: bool,
     /// The HTTP proxy for coordinator and relays; the one of the environment when the file names none.
     pub proxy: Option<Proxy>,
     /// Keys, settings and the last map.
@@ -71,6 +73,7 @@ struct Raw {
     udp_gro: Option<bool>,
     rekey_seconds: Option<u64>,
     proxy: Option<String>,
+    port_mapping: bool,
 }
 
 /// Why the configuration was refused.
@@ -151,6 +154,7 @@ impl DaemonConfig {
             },
             rekey_after: raw.rekey_seconds.map(Duration::from_secs),
             port: raw.port.unwrap_or(0),
+            port_mapping: raw.port_mapping,
             proxy: raw.proxy.map(|text| Proxy::parse(&text, "")).transpose()?,
             state_dir: PathBuf::from("/var/lib/meshd"),
             socket: PathBuf::from(meshd_proto::localapi::SOCKET),
@@ -169,6 +173,7 @@ impl DaemonConfig {
                 udp: UdpOffloads { gso: true, gro: true },
             },
             rekey_after: None,
+            port_mapping: false,
             // Those of the environment, too: it runs as the user who started it.
             proxy: Proxy::from_environment(|name| std::env::var(name).ok()),
             interface: IfName::mesh0(),
@@ -212,6 +217,8 @@ mod tests {
         assert!(DaemonConfig::parse("interface = \"a b\"", "x").is_err());
         assert!(matches!(DaemonConfig::parse("rekey_seconds = 1", "x"), Err(ConfigError::Rekey(1))));
         assert!(matches!(DaemonConfig::parse("data_threads = 0", "x"), Err(ConfigError::DataThreads(0))));
+        let asks = |text| DaemonConfig::parse(text, "x").unwrap().port_mapping;
+        assert!(!asks("") && asks("port_mapping = true"));
         let slow =
             DaemonConfig::parse("tun_offload = false\nudp_gso = false\ndata_threads = 3", "x").unwrap().data;
         assert_eq!((slow.threads, slow.tun_offload, slow.udp.gso, slow.udp.gro), (3, false, false, true));

@@ -9,6 +9,7 @@ mod apart;
 mod apply;
 mod keep_map;
 mod names;
+mod paths;
 mod running;
 mod scan;
 mod status;

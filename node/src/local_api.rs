@@ -212,10 +212,14 @@ async fn question(stream: &mut UnixStream) -> Result<Ask, String> {
 const fn is_reading(ask: &Ask) -> bool {
     match ask {
         // A name, too: any program of this host may ask the resolver itself.
-        Ask::Status(_) | Ask::Ping(_) | Ask::Name(_) => true,
-        Ask::Up(_) | Ask::Down(_) | Ask::Set(_) | Ask::Logs(_) | Ask::CreateDevice(_) | Ask::Logout(_) => {
-            false
-        }
+        Ask::Status(_) | Ask::Netcheck(_) | Ask::PathHistory(_) | Ask::Ping(_) | Ask::Name(_) => true,
+        Ask::Up(_)
+        | Ask::Down(_)
+        | Ask::Set(_)
+        | Ask::Logs(_)
+        | Ask::CreateDevice(_)
+        | Ask::Logout(_)
+        | Ask::Drain(_) => false,
     }
 }
 

@@ -3,13 +3,18 @@
 //! Inputs come from the data threads (what is not data), from the daemon (maps, hints, settings) and
 //! from time; outputs go to the sockets, to the TUN device and, as [`MeshEvent`]s, to the daemon.
 
+mod history;
 mod relays;
+mod scatter;
 mod streams;
 
 use crate::clock;
 use crate::data::{Device, HandUp, RelayPeers, Snapshot, Wire};
 use crate::dial::Dialer;
+use history::History;
+pub use history::Moment;
 use meshd_engine::data::Offload;
+use meshd_engine::path::probe::Fitness;
 use meshd_engine::session::wireguard::WireGuard;
 use meshd_engine::status::Status;
 use meshd_engine::{Destination, Engine, EngineConfig, Event, Input, Preshared, Settings};
@@ -18,7 +23,8 @@ use meshd_proto::relay::RelayAddr;
 use meshd_proto::{Endpoint, Hint, NetworkMap, NodeId, NodeKey, NodeSecret, RelayId};
 pub(crate) use streams::is_stream;
 
-use relays::RelayLinks;
+use relays::{RelayLinks, RelayState};
+use scatter::{Arrived, Scatter};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::IoSlice;
 use std::sync::Arc;
@@ -68,6 +74,17 @@ pub enum MeshCommand {
         /// The result.
         reply: oneshot::Sender<Option<Pong>>,
     },
+    /// A router maps this outside endpoint to our port, or no longer.
+    PortMapped(Option<Endpoint>),
+    /// Whether this node is fit to carry flows for others.
+    Fitness(Fitness),
+    /// Which ways did data to a peer go?
+    History {
+        /// Whom.
+        peer: NodeId,
+        /// Oldest first.
+        reply: oneshot::Sender<Vec<Moment>>,
+    },
     /// How is it?
     Status(oneshot::Sender<Status>),
 }
@@ -102,6 +119,7 @@ pub struct Mesh {
     engine: Engine<WireGuard>,
     relays: RelayLinks,
     streams: RelayStreams,
+    scatter: Scatter,
     wire: Arc<Wire>,
     device: Device,
     map: Arc<NetworkMap>,
@@ -112,6 +130,7 @@ pub struct Mesh {
     interest_told: Instant,
     wall_told: Instant,
     pings: Vec<Waiting>,
+    history: History,
 }
 
 struct Waiting {
@@ -143,6 +162,7 @@ impl Mesh {
                 secret.clone(),
                 meshd_proto::keys::hash("meshd relay streams", &[&seed]),
             ),
+            scatter: Scatter::new(),
             wire,
             device,
             map,
@@ -153,6 +173,7 @@ impl Mesh {
             interest_told: now,
             wall_told: now,
             pings: Vec::new(),
+            history: History::default(),
         }
     }
 
@@ -183,6 +204,7 @@ impl Mesh {
                     None => return,
                 },
                 () = sleep_until(wake) => self.timeout(),
+                arrived = self.scatter.next() => self.arrived(arrived),
                 _ = up.recv_many(&mut burst, BURST) => {
                     let now = clock::now();
                     for what in burst.drain(..) {
@@ -228,7 +250,10 @@ impl Mesh {
                 self.pings.retain(|p| !p.reply.is_closed());
                 self.pings.push(Waiting { peer, until, reply });
             }
+            MeshCommand::PortMapped(outside) => self.engine.handle_input(Input::PortMapped(outside), now),
+            MeshCommand::Fitness(fitness) => self.engine.handle_input(Input::Fitness(fitness), now),
             // A caller that gave up needs no answer.
+            MeshCommand::History { peer, reply } => drop(reply.send(self.history.of(peer))),
             MeshCommand::Status(reply) => drop(reply.send(self.engine.status(now))),
         }
     }
@@ -261,13 +286,32 @@ impl Mesh {
         }
     }
 
+    /// A datagram at one of the spare sockets.
+    fn arrived(&mut self, arrived: Arrived) {
+        let now = clock::now();
+        let Arrived { socket, from, payload, adopted } = arrived;
+        if adopted {
+            self.scatter.heard(socket, now);
+            let from = Destination::Udp(from);
+            self.engine.handle_input(Input::Datagram { from, payload }, now);
+        } else {
+            self.engine.handle_input(Input::Scattered { socket, from, payload }, now);
+        }
+    }
+
     fn timeout(&mut self) {
         let now = clock::now();
+        self.scatter.handle_timeout(&self.wire, now);
         if now >= self.wall_told + WALL_CLOCK {
             self.wall_told = now;
             self.engine.handle_input(Input::WallClock(clock::wall()), now);
+            self.history.look(&self.engine.status(now), clock::wall());
         }
         self.engine.handle_timeout(now);
+        // The data threads send without asking: silence under traffic has to be noticed all the same.
+        for relay in self.engine.relays_in_use(now) {
+            self.relays.note_sent(relay, now);
+        }
         self.relays.handle_timeout(now);
         self.streams.handle_timeout(now);
         let (due, waiting) = std::mem::take(&mut self.pings).into_iter().partition(|p| p.until <= now);
@@ -280,24 +324,22 @@ impl Mesh {
     fn next_wake(&self) -> Instant {
         let ping = self.pings.iter().map(|p| p.until).min();
         let interest = (!self.interest.is_empty()).then_some(self.interest_told + INTEREST_RENEWAL);
-        [self.engine.poll_timeout(), self.relays.poll_timeout(), self.streams.poll_timeout(), ping, interest]
-            .into_iter()
-            .flatten()
-            .fold(self.wall_told + WALL_CLOCK, Instant::min)
+        [
+            self.engine.poll_timeout(),
+            self.relays.poll_timeout(),
+            self.streams.poll_timeout(),
+            self.scatter.poll_timeout(),
+            ping,
+            interest,
+        ]
+        .into_iter()
+        .flatten()
+        .fold(self.wall_told + WALL_CLOCK, Instant::min)
     }
 
     /// Drains every output of the engine and of the relay clients.
     async fn flush(&mut self) {
         self.flush_relays();
-        while let Some(transmit) = self.engine.poll_transmit() {
-            if let Err(error) = self.wire.send(transmit.to, &transmit.payload) {
-                tracing::trace!(to = ?transmit.to, %error, "a datagram was not sent");
-            }
-            if let Destination::Relay { relay, .. } = transmit.to {
-                self.relays.note_sent(relay, clock::now());
-                self.streams.note_sent(relay, clock::now());
-            }
-        }
         let mut endpoints_changed = false;
         let known = self.interest.len();
         while let Some(event) = self.engine.poll_event() {
@@ -325,6 +367,7 @@ impl Mesh {
                 Event::PathChanged { peer, from, to, why } => {
                     let name = self.map.peers.get(&peer).map(|p| p.name.as_str());
                     tracing::info!(peer = name, ?from, ?to, why = why.as_str(), "path changed");
+                    self.history.changed(peer, to, why, clock::wall());
                     self.hint(MeshEvent::PeerChanged(peer));
                 }
                 Event::PeerUp(peer) | Event::PeerDown(peer) => self.hint(MeshEvent::PeerChanged(peer)),
@@ -332,6 +375,22 @@ impl Mesh {
                     tracing::info!(count, "a change of policy cut live flows");
                 }
                 Event::Pong { peer, via, rtt } => self.pong(peer, Pong { via, rtt }),
+                Event::Scatter { to, payload, sockets } => {
+                    self.scatter.scatter(to, &payload, sockets, clock::now());
+                }
+                Event::Adopt { socket, endpoint } => {
+                    self.scatter.adopt(socket, endpoint, &self.wire, clock::now());
+                }
+            }
+        }
+        // After the events: they may say by which socket.
+        while let Some(transmit) = self.engine.poll_transmit() {
+            if let Err(error) = self.wire.send(transmit.to, &transmit.payload) {
+                tracing::trace!(to = ?transmit.to, %error, "a datagram was not sent");
+            }
+            if let Destination::Relay { relay, .. } = transmit.to {
+                self.relays.note_sent(relay, clock::now());
+                self.streams.note_sent(relay, clock::now());
             }
         }
         self.flush_relays();
@@ -362,10 +421,16 @@ impl Mesh {
             }
         }
         let mut changed = false;
-        while let Some((relay, up)) = self.relays.poll_change() {
+        while let Some((relay, state)) = self.relays.poll_change() {
             changed = true;
             self.publish_relays();
-            self.engine.handle_input(if up { Input::RelayUp(relay) } else { Input::RelayDown(relay) }, now);
+            let input = match state {
+                RelayState::Up => Input::RelayUp(relay),
+                RelayState::Down => Input::RelayDown(relay),
+                RelayState::Doubtful => Input::RelayDoubtful { relay, doubtful: true },
+                RelayState::Clear => Input::RelayDoubtful { relay, doubtful: false },
+            };
+            self.engine.handle_input(input, now);
         }
         self.streams.follow(&self.relays.attached(), now);
         while let Some((relay, up)) = self.streams.poll_change() {

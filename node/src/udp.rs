@@ -4,6 +4,7 @@
 pub mod batch;
 
 use crate::os::FWMARK;
+use rustix::net::sockopt::{Ipv4PathMtuDiscovery, set_ip_mtu_discover};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -111,6 +112,11 @@ fn family_missing(error: io::Error) -> io::Result<()> {
     }
 }
 
+/// A further socket at a port that the system picks.
+pub(crate) fn bind_spare(v6: bool) -> io::Result<UdpSocket> {
+    bind_one(if v6 { (Ipv6Addr::UNSPECIFIED, 0).into() } else { (Ipv4Addr::UNSPECIFIED, 0).into() }, false)
+}
+
 fn bind_one(addr: SocketAddr, shared: bool) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
     if addr.is_ipv6() {
@@ -122,6 +128,11 @@ fn bind_one(addr: SocketAddr, shared: bool) -> io::Result<UdpSocket> {
             tracing::debug!("not allowed to mark packets: no NET_ADMIN");
         }
         other => other?,
+    }
+    if addr.is_ipv4() {
+        // Without DF: a router with a smaller link fragments, whatever becomes of its ICMP messages. With DF
+        // an underlay below our packets' size is a black hole as soon as somebody drops ICMP.
+        set_ip_mtu_discover(&socket, Ipv4PathMtuDiscovery::DONT)?;
     }
     // Without NET_ADMIN the kernel caps them at net.core.{r,w}mem_max: then what it gives is enough.
     if rustix::net::sockopt::set_socket_recv_buffer_size_force(&socket, BUFFER).is_err() {

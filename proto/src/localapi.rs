@@ -4,6 +4,10 @@
 //! `last = true`. The same structs print as JSON for `--json`: field names are part of the interface.
 //! Who may ask what is decided by the daemon from the peer's credentials, never by what is sent.
 
+mod paths;
+
+pub use paths::*;
+
 use prost::{Message, Oneof};
 use serde::Serialize;
 
@@ -17,7 +21,7 @@ pub const LENGTH_PREFIX: usize = 4;
 #[derive(Clone, PartialEq, Message)]
 pub struct Request {
     /// The question.
-    #[prost(oneof = "Ask", tags = "1, 2, 3, 4, 5, 6, 7, 8, 20")]
+    #[prost(oneof = "Ask", tags = "1, 2, 3, 4, 5, 6, 7, 8, 20, 40, 41, 42")]
     pub ask: Option<Ask>,
 }
 
@@ -51,6 +55,15 @@ pub enum Ask {
     /// How is a name answered, and why?
     #[prost(message, tag = "20")]
     Name(NameQuestion),
+    /// What kind of network is this?
+    #[prost(message, tag = "40")]
+    Netcheck(Empty),
+    /// Which ways did data to a node go lately, and why?
+    #[prost(message, tag = "41")]
+    PathHistory(PathQuery),
+    /// Take no new flows for the networks behind this node, or take them again.
+    #[prost(message, tag = "42")]
+    Drain(Drain),
 }
 
 /// Nothing to say.
@@ -122,17 +135,6 @@ pub struct PrefixList {
     pub prefixes: Vec<String>,
 }
 
-/// A ping through the mesh.
-#[derive(Clone, PartialEq, Message)]
-pub struct Ping {
-    /// Name or mesh address.
-    #[prost(string, tag = "1")]
-    pub target: String,
-    /// How many milliseconds to wait for the answer.
-    #[prost(uint32, tag = "2")]
-    pub timeout_ms: u32,
-}
-
 /// A question about a name, asked as this host would ask it.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct NameQuestion {
@@ -199,7 +201,7 @@ pub struct Response {
     #[prost(bool, tag = "1")]
     pub last: bool,
     /// The answer.
-    #[prost(oneof = "Tell", tags = "2, 3, 4, 5, 6, 7, 8, 20")]
+    #[prost(oneof = "Tell", tags = "2, 3, 4, 5, 6, 7, 8, 20, 40, 41")]
     pub tell: Option<Tell>,
 }
 
@@ -230,6 +232,12 @@ pub enum Tell {
     /// How a name is answered.
     #[prost(message, tag = "20")]
     Named(NameAnswer),
+    /// What kind of network this is.
+    #[prost(message, tag = "40")]
+    Netcheck(Netcheck),
+    /// Which ways data went.
+    #[prost(message, tag = "41")]
+    PathHistory(PathHistory),
 }
 
 /// Something did not work.
@@ -512,29 +520,6 @@ pub struct Counter {
     /// How many.
     #[prost(uint64, tag = "2")]
     pub count: u64,
-}
-
-/// A ping's result.
-#[derive(Clone, PartialEq, Eq, Message, Serialize)]
-pub struct Pong {
-    /// The peer.
-    #[prost(string, tag = "1")]
-    pub name: String,
-    /// Its address.
-    #[prost(string, tag = "2")]
-    pub address: String,
-    /// Whether an answer came.
-    #[prost(bool, tag = "3")]
-    pub answered: bool,
-    /// Round trip in microseconds.
-    #[prost(uint64, tag = "4")]
-    pub rtt_us: u64,
-    /// `direct`, `relay` or `none`.
-    #[prost(string, tag = "5")]
-    pub path: String,
-    /// The endpoint or relay.
-    #[prost(string, tag = "6")]
-    pub via: String,
 }
 
 /// What a plain WireGuard device needs besides its own key.

@@ -13,7 +13,7 @@ use crate::clock;
 use crate::forwarder::{Counters, DropReason, Forward, Local, RelayLimits, RelayServer};
 use meshd_proto::{Endpoint, NetworkId, NodeKey, NodeSecret, VerifyingKey};
 use socket::{Received, RelaySocket};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
@@ -116,7 +116,8 @@ impl RelayHandle {
         let addrs_of = |alt| sockets.iter().filter(|s| s.stun_only == alt).map(|s| s.addr).collect();
         let (addrs, alt_addrs) = (addrs_of(false), addrs_of(true));
         let public = config.key.public();
-        let server = RelayServer::new(
+        let other_ports = other_ports(&sockets);
+        let mut server = RelayServer::new(
             config.network,
             config.permit_keys,
             config.key,
@@ -124,6 +125,7 @@ impl RelayHandle {
             seed,
             clock::now(),
         );
+        server.set_other_ports(other_ports);
         let (commands, receiver) = mpsc::channel(64);
         let (streams, stream_input) = mpsc::channel(streams::QUEUE);
         let mut task = JoinSet::new();
@@ -217,6 +219,18 @@ fn open(addr: SocketAddr, stun_only: bool) -> Result<Option<RelaySocket>, RelayE
         }
         Err(source) => Err(RelayError::Bind { addr, source }),
     }
+}
+
+/// Sockets of one address and two ports, both ways.
+fn other_ports(sockets: &[RelaySocket]) -> BTreeMap<u8, u8> {
+    let mut pairs = BTreeMap::new();
+    for (i, one) in sockets.iter().enumerate() {
+        let other = sockets.iter().position(|s| s.addr.ip() == one.addr.ip() && s.stun_only != one.stun_only);
+        if let Some(other) = other {
+            pairs.insert(i as u8, other as u8);
+        }
+    }
+    pairs
 }
 
 /// Everything that frames leave by.

@@ -136,7 +136,8 @@ impl<S: Session> Router<'_, S> {
                 let mut known = owners.iter().filter_map(slot);
                 let same = known.clone().find(|s| Some(s.id) == before && s.is_alive());
                 // Without a live owner the first one is asked: its answer brings it back to life.
-                let first = known.clone().find(|s| s.is_alive()).or_else(|| known.next());
+                let fit = known.clone().find(|s| s.takes_new());
+                let first = fit.or_else(|| known.clone().find(|s| s.is_alive())).or_else(|| known.next());
                 same.or(first).map(|s| s.id)
             },
         );

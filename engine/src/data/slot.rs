@@ -1,10 +1,11 @@
 //! What the data threads and the engine share about one peer.
 
 use crate::event::{Destination, Source};
+use crate::path::probe::Fitness;
 use crate::session::SessionIndex;
 use meshd_proto::{NodeId, NodeKey};
 use std::ops::Deref;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// A value on a cache line of its own: threads that write neighbours do not wait for each other.
@@ -31,6 +32,7 @@ pub struct PeerSlot<S> {
     pub index: SessionIndex,
     live: Mutex<Live<S>>,
     alive: AtomicBool,
+    fitness: AtomicU8,
     /// Bytes of IP packets sent.
     pub tx_bytes: OwnLine<AtomicU64>,
     /// Bytes of IP packets received.
@@ -80,6 +82,7 @@ impl<S> PeerSlot<S> {
                 report_next: false,
             }),
             alive: AtomicBool::new(true),
+            fitness: AtomicU8::new(0),
             tx_bytes: OwnLine::default(),
             rx_bytes: OwnLine::default(),
             last_tx: OwnLine::default(),
@@ -95,9 +98,23 @@ impl<S> PeerSlot<S> {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether new flows may go to it where a prefix has several owners.
+    /// Whether flows may stay with it where a prefix has several owners.
     pub fn is_alive(&self) -> bool {
-        self.alive.load(Ordering::Relaxed)
+        self.alive.load(Ordering::Relaxed) && self.fitness() != Fitness::LanDown
+    }
+
+    /// Whether new flows may go to it where a prefix has several owners.
+    pub fn takes_new(&self) -> bool {
+        self.alive.load(Ordering::Relaxed) && self.fitness() == Fitness::Fit
+    }
+
+    /// What it says of itself as a router.
+    pub fn fitness(&self) -> Fitness {
+        Fitness::of_flags(self.fitness.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn set_fitness(&self, fitness: Fitness) {
+        self.fitness.store(fitness.flags(), Ordering::Relaxed);
     }
 
     pub(crate) fn set_alive(&self, alive: bool) {

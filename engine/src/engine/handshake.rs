@@ -95,6 +95,7 @@ impl<F: SessionFactory> Engine<F> {
             state.paths.restart(now);
             self.timers.set_earlier(Timer::Path(id), now + SOON);
         }
+        self.watch_owners(now);
         self.contact(id, now);
         self.initiate(id, now);
     }
@@ -198,7 +199,7 @@ impl<F: SessionFactory> Engine<F> {
     }
 
     /// The peer does not answer: what waits for it may have another owner.
-    fn reroute_queue(&mut self, id: NodeId, now: Instant) {
+    pub(super) fn reroute_queue(&mut self, id: NodeId, now: Instant) {
         let Some(state) = self.peers.get_mut(id) else { return };
         for packet in std::mem::take(&mut state.queue) {
             self.handle_outbound(packet, now);
@@ -348,6 +349,7 @@ impl<F: SessionFactory> Engine<F> {
         if !state.up {
             state.up = true;
             state.slot.set_alive(true);
+            state.duty.dead = false;
             let (to, why) = (state.paths.choice().to, state.paths.reason);
             self.events.push_back(Event::PeerUp(id));
             let asking = state.asking.is_some();
@@ -358,6 +360,7 @@ impl<F: SessionFactory> Engine<F> {
                 }
             }
         }
+        self.watch_owners(now);
         self.flush(id, now);
     }
 

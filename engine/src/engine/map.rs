@@ -1,5 +1,6 @@
 //! Maps, settings and key expiry: which peers there are, and what the data threads may do.
 
+use super::owners::Owners;
 use super::{Engine, Timer};
 use crate::data::conntrack::Judgement;
 use crate::data::routes::{PeerRef, RouteTable, Sources};
@@ -124,7 +125,11 @@ impl<F: SessionFactory> Engine<F> {
 
     fn remove_peer(&mut self, id: NodeId) {
         let Some(state) = self.peers.remove(id) else { return };
-        for timer in [Timer::Session(id), Timer::Handshake(id), Timer::Confirm(id), Timer::Path(id)] {
+        for timer in {
+            let own: [fn(NodeId) -> Timer; 5] =
+                [Timer::Session, Timer::Handshake, Timer::Confirm, Timer::Path, Timer::Sweep];
+            own.map(|timer| timer(id))
+        } {
             self.timers.clear(timer);
         }
         self.indexes.remove(&state.slot.index);
@@ -189,6 +194,7 @@ impl<F: SessionFactory> Engine<F> {
                 }
             }
         }
+        self.owners = self.shared_prefixes();
         let snapshot = Arc::new(snapshot);
         self.data.store(Arc::clone(&snapshot));
         let when = Judgement { generation: self.generation, stamp: stamp(self.epoch, now) };
@@ -204,6 +210,17 @@ impl<F: SessionFactory> Engine<F> {
             self.flows_cut += count as u64;
             self.events.push_back(Event::FlowsCut { count });
         }
+    }
+
+    /// The peers behind which the same prefix lies.
+    fn shared_prefixes(&self) -> Owners {
+        let mut by_prefix: BTreeMap<Prefix, Vec<NodeId>> = BTreeMap::new();
+        for route in self.map.routes.iter().filter(|r| self.peers.get(r.owner).is_some()) {
+            if self.accepts_route(route) {
+                by_prefix.entry(route.prefix).or_default().push(route.owner);
+            }
+        }
+        Owners::new(by_prefix.into_values())
     }
 
     /// Whether packets may go to, and come from, a prefix behind a peer.

@@ -67,6 +67,18 @@ impl Daemon {
                 self.logout(answers).await;
                 return;
             }
+            Ask::Netcheck(_) => match self.netcheck(&answers) {
+                Ok(()) => return,
+                Err(failure) => Response::last(Tell::Failed(failure)),
+            },
+            Ask::PathHistory(query) => match self.path_history(&query, &answers) {
+                Ok(()) => return,
+                Err(failure) => Response::last(Tell::Failed(failure)),
+            },
+            Ask::Drain(drain) => match self.drain(drain) {
+                Ok(()) => Response::last(Tell::Done(Empty {})),
+                Err(failure) => Response::last(Tell::Failed(failure)),
+            },
         };
         // A client that hung up needs no answer.
         let _ = answers.try_send(response);
@@ -378,7 +390,7 @@ fn device_config(running: &super::Running, own_key: &NodeKey, addresses: Vec<Str
     DeviceConfig {
         addresses,
         peer_key: own_key.to_string(),
-        endpoint: outside_endpoint(&running.endpoints).map(ToString::to_string).unwrap_or_default(),
+        endpoint: outside_endpoint(&running.place.endpoints).map(ToString::to_string).unwrap_or_default(),
         allowed_ips: allowed,
         dns: me.map(|m| m.prefixes.resolver().v4.to_string()).into_iter().collect(),
         search: map.dns.config.as_ref().map(|c| c.domain.to_string()).unwrap_or_default(),
@@ -397,7 +409,7 @@ fn outside_endpoint(endpoints: &[Endpoint]) -> Option<&Endpoint> {
 }
 
 /// A peer by name, full name or mesh address.
-fn find_peer<'m>(map: &'m NetworkMap, target: &str) -> Result<&'m Peer, Failure> {
+pub(super) fn find_peer<'m>(map: &'m NetworkMap, target: &str) -> Result<&'m Peer, Failure> {
     let domain = map.dns.config.as_ref().map(|c| format!(".{}", c.domain)).unwrap_or_default();
     let name = target.strip_suffix('.').unwrap_or(target);
     let short = name.strip_suffix(&domain).unwrap_or(name);

@@ -118,7 +118,7 @@ impl Daemon {
         let Some(running) = &mut self.running else { return };
         match event {
             MeshEvent::Endpoints { endpoints, home_relay } => {
-                running.endpoints = endpoints.clone();
+                running.place.endpoints = endpoints.clone();
                 running.tell_control(Command::Endpoints { endpoints, home_relay }).await;
             }
             MeshEvent::Interest(nodes) => drop(running.tell_control(Command::Interest(nodes)).await),
@@ -231,6 +231,11 @@ impl Daemon {
             advertised: settings.advertise_routes.clone(),
         };
         running.tell_mesh(MeshCommand::Settings(engine_settings)).await;
+        running.around.offer.send_if_modified(|offer| {
+            let changed = offer.prefixes != settings.advertise_routes;
+            offer.prefixes.clone_from(&settings.advertise_routes);
+            changed
+        });
         let mut problems = Vec::new();
         if let (Some(service), Some(me)) = (&mut running.service, &running.map.me) {
             service.set_self(me);

@@ -8,11 +8,13 @@ use crate::config::DaemonConfig;
 use crate::control::{Command, ControlClient, ControlConfig, ControlEvent, Profile};
 use crate::data::{DataThreads, Wire};
 use crate::dial::Dialer;
+use crate::lan_health;
 use crate::mesh::{HAND_UP_QUEUE, Mesh, MeshCommand, MeshEvent};
 use crate::os::links::{self, Changed};
 use crate::os::uplink::{self, Uplinks};
 use crate::os::{FWMARK, IfName};
 use crate::outside_names::OutsideNames;
+use crate::portmap;
 use crate::state::{Identity, Intent, StateDir};
 use crate::udp::UdpSockets;
 use crate::userspace::Service;
@@ -24,11 +26,13 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 /// Commands and events that may wait between the tasks.
 const QUEUE: usize = 256;
+/// How long giving back a mapped port may take.
+const GIVE_BACK: Duration = Duration::from_millis(500);
 /// The mesh task answers at once; if it cannot, the daemon must go on.
 pub(super) const MESH_ANSWER: Duration = Duration::from_secs(2);
 /// How long to wait before a relay's name is resolved again after a failure; doubles up to the second.
@@ -122,8 +126,10 @@ pub(super) struct Trouble {
 
 /// In which networks this host is.
 #[derive(Default)]
-struct Place {
+pub(super) struct Place {
     local: Vec<Endpoint>,
+    /// Where we are reached, from outside too, as the coordinator knows it.
+    pub(super) endpoints: Vec<Endpoint>,
     uplinks: Option<Uplinks>,
 }
 
@@ -133,6 +139,17 @@ struct OwnLink {
     made: Instant,
     /// It is gone although we did not remove it.
     gone: bool,
+}
+
+/// What this node offers to its surroundings, and what they offer to it.
+pub(super) struct Around {
+    pub(super) offer: watch::Sender<lan_health::Offer>,
+    /// Keeps a port of the home router; ends, and gives the port back, when `link_ticks` is dropped.
+    port_mapper: JoinSet<()>,
+    link_ticks: watch::Sender<()>,
+    pub(super) port_mapping: portmap::Shown,
+    /// The relays' names that were resolved last.
+    relay_hosts: HashMap<RelayId, (Vec<String>, u16)>,
 }
 
 /// A node that is up.
@@ -158,13 +175,12 @@ pub(super) struct Running {
     /// Whether addresses and routes of the map are on the host.
     pub(super) applied: bool,
     pub(super) trouble: Trouble,
-    pub(super) endpoints: Vec<Endpoint>,
-    place: Place,
-    names: OutsideNames,
+    pub(super) place: Place,
+    pub(super) names: OutsideNames,
     device: OwnLink,
     pub(super) own_key: NodeKey,
     pub(super) calls: Calls,
-    pub(super) relay_hosts: HashMap<RelayId, (Vec<String>, u16)>,
+    pub(super) around: Around,
 }
 
 impl Running {
@@ -237,6 +253,15 @@ impl Running {
             tracing::debug!(?ended, "the control client has ended");
         });
         tasks.spawn(watch_host(host_tx));
+        let (link_ticks, ticks) = watch::channel(());
+        let (mapped, port_mapping) = watch::channel(None);
+        let mut port_mapper = JoinSet::new();
+        if config.port_mapping {
+            port_mapper.spawn(portmap::run(wire.port(), ticks, mapped, mesh.clone()));
+        }
+        let prefixes = intent.settings.advertise_routes.clone();
+        let (offer, offered) = watch::channel(lan_health::Offer { prefixes, draining: false });
+        tasks.spawn(lan_health::run(offered, mesh.clone()));
         let address = join.membership.addresses.first().cloned().unwrap_or_default();
         let keep = KeepMap::of_stored(&map);
         Ok(Self {
@@ -258,13 +283,12 @@ impl Running {
             link: Link { address, reason: "connecting".to_owned(), ..Link::default() },
             applied: false,
             trouble: Trouble::default(),
-            endpoints: Vec::new(),
             place: Place::default(),
             names: outside,
             device: OwnLink { name: config.interface.clone(), made: clock::now(), gone: false },
             own_key: identity.node.public(),
             calls: Calls::default(),
-            relay_hosts: HashMap::new(),
+            around: Around { offer, port_mapper, link_ticks, port_mapping, relay_hosts: HashMap::new() },
         })
     }
 
@@ -324,13 +348,13 @@ impl Running {
             self.resolving.abort_all();
         }
         for (relay, at) in &relays {
-            if all || self.relay_hosts.get(relay) != Some(at) {
+            if all || self.around.relay_hosts.get(relay) != Some(at) {
                 let names = self.names.clone();
                 let found = self.resolved_tx.clone();
                 self.resolving.spawn(resolve(names, *relay, at.clone(), found, RESOLVE_RETRY));
             }
         }
-        self.relay_hosts = relays;
+        self.around.relay_hosts = relays;
     }
 
     pub(super) async fn relay_resolved(&self, relay: RelayId, addrs: Vec<Endpoint>) {
@@ -352,6 +376,7 @@ impl Running {
             return false;
         }
         self.place.local.clone_from(&endpoints);
+        self.around.link_ticks.send_replace(());
         self.tell_mesh(MeshCommand::LocalEndpoints(endpoints)).await;
         true
     }
@@ -392,6 +417,9 @@ impl Running {
         apart::end(self.service.take()).await;
         drop(self.mesh);
         drop(self.control);
+        drop(self.around.link_ticks);
+        // A router that does not listen keeps the mapping until it ends by itself.
+        let _ = tokio::time::timeout(GIVE_BACK, self.around.port_mapper.join_next()).await;
         self.tasks.shutdown().await;
         let threads = self.threads;
         // Joining blocks for the length of one batch at most.

@@ -132,7 +132,7 @@ fn self_status(running: &Running, engine: Option<&EngineStatus>) -> SelfStatus {
         tags: me.tags.iter().map(ToString::to_string).collect(),
         approved_routes: texts(&me.approved_routes),
         pending_routes: texts(&me.pending_routes),
-        endpoints: running.endpoints.iter().map(ToString::to_string).collect(),
+        endpoints: running.place.endpoints.iter().map(ToString::to_string).collect(),
         udp_port: running.wire.port().into(),
         key_expires: me.key_expires.map(|t| t.0),
         home_relay: engine.and_then(|e| e.home_relay).map(|r| relay_name(map, r)).unwrap_or_default(),

@@ -6,15 +6,17 @@
 
 use super::{HandUp, Up, Wire};
 use meshd_engine::Destination;
-use meshd_engine::data::{MAX_SEGMENTS, SealSink, Way};
+use meshd_engine::data::{Ecn, MAX_SEGMENTS, SealSink, Way};
+use meshd_proto::Endpoint;
 use meshd_proto::relay::{DATA_HEADER_LEN, RelayAddr, data_header};
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::mesh::is_stream;
 use crate::udp::batch;
 
 /// Bytes of the slab: what one pass of the thread reads, with room for what sealing adds.
@@ -120,8 +122,8 @@ impl Sender {
 
     /// Sends a run to one place; how many datagrams were lost.
     fn send_run(&mut self, run: &Run, to: Destination, bytes: &mut [u8], now: Instant) -> u64 {
-        let (address, skip) = match to {
-            Destination::Udp(endpoint) => (endpoint.0, run.headroom),
+        let (at, skip) = match to {
+            Destination::Udp(endpoint) => (endpoint, run.headroom),
             Destination::Relay { relay, peer } => {
                 let Some(at) = self.wire.relays().relays.get(&relay).copied() else {
                     return run.count as u64;
@@ -130,9 +132,17 @@ impl Sender {
                 for piece in bytes.chunks_mut(run.piece) {
                     piece[..DATA_HEADER_LEN].copy_from_slice(&header);
                 }
-                (at.0, 0)
+                (at, 0)
             }
         };
+        if is_stream(&at) {
+            // A stream takes whole frames, one by one.
+            return bytes
+                .chunks(run.piece)
+                .map(|frame| u64::from(self.wire.send_to(at, frame).is_err()))
+                .sum();
+        }
+        let address = at.0;
         let together = run.count > 1 && skip == 0 && self.may_send_runs(address, now);
         if together {
             match self.send(address, bytes, run.piece, run) {
@@ -161,18 +171,14 @@ impl Sender {
     }
 
     fn send(&self, to: SocketAddr, bytes: &[u8], piece: usize, run: &Run) -> io::Result<()> {
+        if let Some(socket) = self.wire.spare(Endpoint(to)) {
+            return send_patiently(&*socket, to, bytes, piece, run.way.ecn);
+        }
         let socket = self
             .wire
             .socket(self.thread, to.is_ipv6())
             .ok_or_else(|| io::Error::other("this host has no socket of that family"))?;
-        match batch::send(socket, to, bytes, piece, run.way.ecn) {
-            // Full: wait for the network, so that the host's own queue shows how slow it is.
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                wait_writable(socket);
-                batch::send(socket, to, bytes, piece, run.way.ecn)
-            }
-            other => other,
-        }
+        send_patiently(socket, to, bytes, piece, run.way.ecn)
     }
 
     fn may_send_runs(&self, to: SocketAddr, now: Instant) -> bool {
@@ -183,6 +189,23 @@ impl Sender {
     fn pause(&mut self, to: SocketAddr, now: Instant) {
         self.paused.rotate_right(1);
         self.paused[0] = Some((to, now + PAUSE));
+    }
+}
+
+/// Sends; a full socket is waited for, so that the host's own queue shows how slow the network is.
+fn send_patiently(
+    socket: &(impl AsFd + AsRawFd),
+    to: SocketAddr,
+    bytes: &[u8],
+    piece: usize,
+    ecn: Ecn,
+) -> io::Result<()> {
+    match batch::send(socket, to, bytes, piece, ecn) {
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+            wait_writable(socket);
+            batch::send(socket, to, bytes, piece, ecn)
+        }
+        other => other,
     }
 }
 

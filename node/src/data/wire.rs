@@ -37,12 +37,17 @@ pub struct Wire {
     relays: ArcSwap<RelayPeers>,
     /// Relays that are reached by a stream; mostly none.
     streams: ArcSwap<HashMap<Endpoint, FrameQueue>>,
+    /// Peers that are reached by a socket of their own (see `mesh::scatter`); mostly none.
+    spares: ArcSwap<Spares>,
 }
+
+/// Sockets of single peers' endpoints.
+pub(crate) type Spares = HashMap<Endpoint, Arc<tokio::net::UdpSocket>>;
 
 impl Wire {
     /// Wraps the sockets.
     pub fn new(sockets: UdpSockets) -> Self {
-        Self { sockets, relays: ArcSwap::default(), streams: ArcSwap::default() }
+        Self { sockets, relays: ArcSwap::default(), streams: ArcSwap::default(), spares: ArcSwap::default() }
     }
 
     /// The port of all sockets.
@@ -89,6 +94,17 @@ impl Wire {
         }
     }
 
+    /// The socket that datagrams for this endpoint leave by, where it is not the common one.
+    pub(crate) fn spare(&self, endpoint: Endpoint) -> Option<Arc<tokio::net::UdpSocket>> {
+        let spares = self.spares.load();
+        if spares.is_empty() { None } else { spares.get(&endpoint).cloned() }
+    }
+
+    /// Replaces the sockets of single peers.
+    pub(crate) fn set_spares(&self, spares: Spares) {
+        self.spares.store(Arc::new(spares));
+    }
+
     /// Sends a datagram as it is.
     ///
     /// # Errors
@@ -96,6 +112,9 @@ impl Wire {
     pub fn send_to(&self, endpoint: Endpoint, datagram: &[u8]) -> io::Result<()> {
         if is_stream(&endpoint) {
             return self.send_to_stream(endpoint, datagram);
+        }
+        if let Some(socket) = self.spare(endpoint) {
+            return socket.try_send_to(datagram, endpoint.0).map(|_| ());
         }
         let socket = self
             .sockets

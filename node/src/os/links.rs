@@ -77,6 +77,14 @@ pub async fn local_endpoints(mesh: &IfName) -> Result<Vec<IpAddr>, OsError> {
     Ok(usable_addresses(&Netlink::open()?.links().await?, mesh))
 }
 
+/// Every interface of this host.
+///
+/// # Errors
+/// When the kernel does not answer.
+pub(crate) async fn all() -> Result<Vec<Link>, OsError> {
+    Netlink::open()?.links().await
+}
+
 /// Every network that is connected to this host, containers' included.
 ///
 /// # Errors

@@ -190,7 +190,7 @@ fn address_of(name: &libc::sockaddr_storage) -> Option<SocketAddr> {
 /// # Errors
 /// What the kernel says: `WouldBlock` when the socket's buffer is full; EIO, EINVAL and others when
 /// it cannot send runs this way.
-pub fn send(socket: &UdpSocket, to: SocketAddr, bytes: &[u8], segment: usize, ecn: Ecn) -> io::Result<()> {
+pub fn send(socket: &impl AsRawFd, to: SocketAddr, bytes: &[u8], segment: usize, ecn: Ecn) -> io::Result<()> {
     let address = socket2::SockAddr::from(to);
     let mut control = Control([0; 96]);
     let mut vector = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };

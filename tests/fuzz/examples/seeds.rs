@@ -1,7 +1,8 @@
 //! Writes the hand-made inputs of every corpus: `cargo run --example seeds` in this folder. Findings
 //! and inputs that a fuzzer found are files beside them and are left alone.
 
-use meshd_engine::path::probe::{Content, Probe, TxId, seal};
+use meshd_engine::nat::Mapping;
+use meshd_engine::path::probe::{Content, Fitness, Probe, TxId, Whereabouts, seal};
 use meshd_fuzz::probe_parties;
 use meshd_proto::channel::Initiator;
 use meshd_proto::control::{
@@ -488,12 +489,19 @@ fn probe() -> Seeds {
         ("ping", Content::Ping),
         ("pong", Content::Pong { observed: Some(endpoints[0]) }),
         ("pong-relayed", Content::Pong { observed: None }),
-        ("candidates", Content::Candidates { home_relay: Some(RelayId(1)), endpoints }),
-        ("candidates-none", Content::Candidates { home_relay: None, endpoints: vec![] }),
+        ("candidates", Content::Candidates(Whereabouts {
+                home_relay: Some(RelayId(1)),
+                backup_relay: Some(RelayId(2)),
+                mapping: Mapping::Dependent,
+                mapped: endpoints.first().copied(),
+                endpoints,
+            })),
+        ("candidates-none", Content::Candidates(Whereabouts::default())),
+        ("meet", Content::Meet { round: 1 }),
     ];
     let mut seeds = Vec::new();
     for (name, content) in contents {
-        let probe = Probe { txid: TxId([4; 12]), has_session: name == "ping", content };
+        let probe = Probe { txid: TxId([4; 12]), has_session: name == "ping", fitness: Fitness::Fit, content };
         let sealed = seal(key, *sender, &[9; 24], &probe);
         seeds.push((format!("sealed-{name}"), [&[0][..], &sealed].concat()));
     }

@@ -129,6 +129,25 @@ impl Lab {
         Ok([(a, a4), (b, b4)])
     }
 
+    /// A cable from `name` of `host`, with an address, to a port of a bridge on `switch`.
+    pub fn cable(
+        &self,
+        host: &Host,
+        name: &str,
+        address: &str,
+        switch: &Host,
+        port: &str,
+        bridge: &str,
+    ) -> Result<()> {
+        host.wire(Wire {
+            name: name.to_owned(),
+            peer: switch.clone(),
+            peer_name: port.to_owned(),
+            setup: format!("addr add {address} dev {name}\n"),
+            peer_setup: format!("link set {port} master {bridge}\n"),
+        })
+    }
+
     /// A machine on no network.
     pub fn host(&self, name: &str) -> Result<Host> {
         self.boot(name)

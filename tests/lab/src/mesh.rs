@@ -25,8 +25,8 @@ pub struct Coordinator {
     pub host: Host,
     /// Where nodes reach it.
     pub address: Ipv4Addr,
-    /// What it is told about that: the address, or a name.
-    public: String,
+    /// What it is told about that: addresses, or names.
+    public: Vec<String>,
     process: Option<Process>,
 }
 
@@ -38,16 +38,22 @@ impl Coordinator {
 
     /// Starts a coordinator that tells nodes to come to `public`, which somebody resolves to `address`.
     pub fn start_as(host: &Host, address: Ipv4Addr, public: &str) -> Result<Coordinator> {
+        Coordinator::start_at(host, address, &[public.to_owned()])
+    }
+
+    /// Starts a coordinator at `address` that tells nodes to come to any of `public`.
+    pub fn start_at(host: &Host, address: Ipv4Addr, public: &[String]) -> Result<Coordinator> {
         need("meshd-coordinator")?;
         let mut coordinator =
-            Coordinator { host: host.clone(), address, public: public.to_owned(), process: None };
+            Coordinator { host: host.clone(), address, public: public.to_vec(), process: None };
         coordinator.resume()?;
         Ok(coordinator)
     }
 
     /// Starts it again after [`Coordinator::kill`].
     pub fn resume(&mut self) -> Result<()> {
-        let process = self.host.spawn("meshd-coordinator", ["serve", "--public", &self.public])?;
+        let public = self.public.iter().flat_map(|at| ["--public", at.as_str()]);
+        let process = self.host.spawn("meshd-coordinator", ["serve"].into_iter().chain(public))?;
         let answers = wait_within(PATIENCE, || {
             let nodes = self.host.run("meshd-coordinator", ["nodes", "list", "--json"]).ok()?;
             nodes.is_success().then_some(())

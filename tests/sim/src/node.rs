@@ -1,12 +1,13 @@
 //! One simulated node: an engine, and what a host does around it.
 
-use crate::net::Place;
+use crate::net::{PORT, Place};
 use crate::packets::{Inner, inner};
 use meshd_engine::data::{Datagram, FromHost, OpenSink, SealSink, Way, open_run, seal_run};
 use meshd_engine::packet::Packet;
 use meshd_engine::session::marker::Marker;
 use meshd_engine::{Destination, Engine, EngineConfig, Input, Source};
-use meshd_proto::{NetworkId, NodeId, NodeSecret};
+use meshd_proto::{Endpoint, NetworkId, NodeId, NodeSecret};
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 /// A node of the simulation, by number from 1.
@@ -32,6 +33,17 @@ pub(crate) struct SimNode {
     /// Packets that its host sent: what comes back for them is a reply.
     pub(crate) sent: Vec<Inner>,
     pub(crate) wake: Option<Instant>,
+    /// Spare sockets: number → port, and when they are closed.
+    pub(crate) spares: BTreeMap<u64, (u16, Instant)>,
+    /// The spare sockets that are paths, by the peer's endpoint.
+    pub(crate) adopted: BTreeMap<Endpoint, u64>,
+}
+
+impl SimNode {
+    /// The port that datagrams for `to` leave by.
+    pub(crate) fn port_for(&self, to: Endpoint) -> u16 {
+        self.adopted.get(&to).and_then(|n| self.spares.get(n)).map_or(PORT, |(port, _)| *port)
+    }
 }
 
 pub(crate) fn engine(
