@@ -141,7 +141,7 @@ pub enum Command {
     /// The network has changed: drop the session that may be dead and dial at once.
     Reconnect,
     /// Leave the mesh for good; the client ends with [`ControlEvent::Left`], within
-    /// [`session::LEAVE_LIMIT`] when there is a session.
+    /// `session::LEAVE_LIMIT` when there is a session.
     Leave,
 }
 

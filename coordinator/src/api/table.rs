@@ -1,6 +1,6 @@
 //! The table of everything the coordinator answers over HTTP: method, path, who may, what it is.
 //!
-//! A route is added through [`Routes`] and in no other way (a test reads the source), so each has its
+//! A route is added through `Routes` and in no other way (a test reads the source), so each has its
 //! row. The authorization matrix and the API's description are made from the rows.
 
 use super::Api;
