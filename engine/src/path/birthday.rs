@@ -5,8 +5,8 @@
 //! once one of them is open, probe and answer pass both NATs. With [`SOCKETS`] × [`PROBES`] a round
 //! succeeds in 98 of 100 cases (1 − e^(−256·1024/64512)).
 //!
-//! The many-socket side decides when ([`Meeting`]) and says so over the relay; the other only answers to
-//! that ([`Sweep`]), within its own budget. Neither side goes on once anything direct is proved.
+//! The many-socket side decides when (`Meeting`) and says so over the relay; the other only answers to
+//! that (`Sweep`), within its own budget. Neither side goes on once anything direct is proved.
 
 use super::probe::TxId;
 use crate::entropy::Entropy;
