@@ -205,7 +205,7 @@ fn throughput(net: &SmallInternet, token: &str) -> Result<()> {
 fn denied(net: &SmallInternet, coordinator: &meshd_lab::mesh::Coordinator) -> Result<()> {
     let set = |text: &str| -> Result<()> {
         fs::write(coordinator.host.file("/etc/policy.hujson"), text)?;
-        coordinator.run(&["policy", "set", "/etc/policy.hujson"]).map(drop)
+        coordinator.run(&["policy", "set", "--force", "/etc/policy.hujson"]).map(drop)
     };
     let before = coordinator.run(&["policy", "show"])?.stdout;
     set("{}")?;
