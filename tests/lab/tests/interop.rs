@@ -74,7 +74,7 @@ fn wireguard_go_joins_by_an_exported_config_and_goes_on_across_a_rekey() -> Resu
     // policy lets it do nothing but ping.
     let icmp = r#"{"acls": [{"action": "accept", "proto": "icmp", "src": ["*"], "dst": ["*:*"]}]}"#;
     fs::write(vps.file("/etc/policy.hujson"), icmp)?;
-    coordinator.run(&["policy", "set", "/etc/policy.hujson"])?;
+    coordinator.run(&["policy", "set", "--force", "/etc/policy.hujson"])?;
     let resolver = value(&config, "DNS")?.split(',').next().unwrap_or_default().to_owned();
     let asked =
         phone.run("dig", ["+short", "+time=2", &format!("@{resolver}"), "hub.home.internal"])?.success()?;
