@@ -116,9 +116,10 @@ impl Framing {
 
     /// Looks at a header; its length when it is whole and fine.
     fn head(&mut self, bytes: &[u8]) -> Option<usize> {
-        // Empty lines before a request are allowed (RFC 9112 §2.2), a few of them.
-        let blank = bytes.iter().take(8).take_while(|b| matches!(b, b'\r' | b'\n')).count();
-        let end = memchr::memmem::find(&bytes[blank.min(bytes.len())..], b"\r\n\r\n").map(|i| blank + i + 4);
+        // Empty lines before a request are allowed (RFC 9112 §2.2), a few of them; whole ones, so that it does
+        // not matter how much of them is here yet.
+        let blank = 2 * bytes.chunks_exact(2).take(4).take_while(|pair| *pair == b"\r\n").count();
+        let end = memchr::memmem::find(&bytes[blank..], b"\r\n\r\n").map(|i| blank + i + 4);
         let Some(end) = end.filter(|end| *end <= self.most) else {
             let seen = bytes.len();
             if end.is_some() || seen >= self.most {
@@ -188,7 +189,7 @@ impl Framing {
 }
 
 fn has_bare_newline(bytes: &[u8]) -> bool {
-    memchr::memchr_iter(b'\n', bytes).any(|at| at > 0 && bytes[at - 1] != b'\r')
+    memchr::memchr_iter(b'\n', bytes).any(|at| at == 0 || bytes[at - 1] != b'\r')
 }
 
 /// What follows a whole header, from its lines.

@@ -368,9 +368,11 @@ impl Daemon {
 
     fn write_map(&mut self) {
         let Some(running) = &mut self.running else { return };
+        let begun = clock::timer_now();
         match self.state.set_map(&running.map, running.lease.confirmed) {
             Ok(()) => {
-                running.lease.keep.stored(&running.map);
+                let now = clock::timer_now();
+                running.lease.keep.stored(&running.map, now, now - begun);
                 running.lease.confirmed_on_disk = running.lease.confirmed;
             }
             Err(error) => {

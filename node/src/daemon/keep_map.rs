@@ -1,29 +1,36 @@
 //! When the map in force goes to disk.
 //!
-//! A map is encoded whole and synced, which a small machine feels: changes that only bring news wait for a
-//! moment and are stored together, and a map of the same content is not stored again. What takes a right away
-//! (a peer that left, a key that changed, new trust) is stored at once: it must not come back from the disk.
-//! An older map on disk costs a bigger difference after a restart, nothing else: the node says which one it has.
+//! A map is encoded whole and synced, which a small machine feels: storing news may take a tenth of the time, so
+//! that what comes faster is stored together, and a map of the same content is not stored again. What takes a
+//! right away (a peer that left, a key that changed, new trust) is stored at once: it must not come back from
+//! the disk. An older map on disk costs a bigger difference after a restart, and the newest peers where the
+//! coordinator is away by then; the node says which one it has.
 
 use meshd_proto::NetworkMap;
 use meshd_proto::control::MapPosition;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// News may wait this long.
-const NEWS_WAIT: Duration = Duration::from_secs(1);
+/// After it was stored, for so many times as long as that took, news waits.
+const REST: u32 = 9;
+/// News never waits longer.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// After a failure.
+const RETRY: Duration = Duration::from_secs(10);
 
 /// What is on disk, and when something newer has to be.
 #[derive(Debug, Default)]
 pub(super) struct KeepMap {
     on_disk: Option<MapPosition>,
     due: Option<Instant>,
+    /// News waits until then.
+    rest: Option<Instant>,
 }
 
 impl KeepMap {
     /// A map that was read from disk.
     pub(super) fn of_stored(map: &NetworkMap) -> Self {
-        Self { on_disk: Some(map.position()).filter(|_| map.me.is_some()), due: None }
+        Self { on_disk: position(map), due: None, rest: None }
     }
 
     /// The map in force changes.
@@ -35,7 +42,7 @@ impl KeepMap {
             return;
         }
         let at_once = self.on_disk.is_none() || takes_away(from, to);
-        let due = if at_once { now } else { now + NEWS_WAIT };
+        let due = if at_once { now } else { self.rest.map_or(now, |rest| rest.max(now)) };
         self.due = Some(self.due.map_or(due, |before| before.min(due)));
     }
 
@@ -44,15 +51,20 @@ impl KeepMap {
         self.due
     }
 
-    /// `map` is on disk now.
-    pub(super) fn stored(&mut self, map: &NetworkMap) {
-        *self = Self::of_stored(map);
+    /// `map` is on disk now, which took `cost`.
+    pub(super) fn stored(&mut self, map: &NetworkMap, now: Instant, cost: Duration) {
+        let rest = Some(now + (cost * REST).min(LONGEST_WAIT));
+        *self = Self { on_disk: position(map), due: None, rest };
     }
 
     /// It could not be stored: again in a while.
     pub(super) fn failed(&mut self, now: Instant) {
-        self.due = Some(now + 10 * NEWS_WAIT);
+        self.due = Some(now + RETRY);
     }
+}
+
+fn position(map: &NetworkMap) -> Option<MapPosition> {
+    Some(map.position()).filter(|_| map.me.is_some())
 }
 
 /// Whether something that was allowed or trusted is so no more.
@@ -79,6 +91,8 @@ mod tests {
         map.apply(&MapUpdate { network, epoch, from, to, upserts, removes, digest, more: false }).unwrap()
     }
 
+    const COST: Duration = Duration::from_millis(10);
+
     fn route(i: u8) -> Entry {
         let prefix: Prefix = format!("10.{i}.0.0/16").parse().unwrap();
         Entry::Route(Route { prefix, rank: 0, owner: NodeId(1) })
@@ -92,16 +106,23 @@ mod tests {
         let mut keep = KeepMap::of_stored(&empty);
         keep.changed(&empty, &first, now);
         assert_eq!(keep.due(), Some(now), "the first one at once");
-        keep.stored(&first);
+        keep.stored(&first, now, COST);
         assert_eq!(keep.due(), None);
         let second = next(&first, vec![route(1)]);
-        keep.changed(&first, &second, now);
+        keep.changed(&first, &second, now + COST);
         let due = keep.due().unwrap();
-        assert_eq!(due, now + NEWS_WAIT);
+        assert_eq!(due, now + COST * REST, "storing has just cost something");
         let third = next(&second, vec![route(2)]);
-        keep.changed(&second, &third, now + NEWS_WAIT / 2);
+        keep.changed(&second, &third, now + COST * 2);
         assert_eq!(keep.due(), Some(due), "more news does not put it off");
-        keep.stored(&third);
+        keep.stored(&third, now, Duration::from_secs(60));
+        let fourth = next(&third, vec![route(4)]);
+        keep.changed(&third, &fourth, now);
+        assert_eq!(keep.due(), Some(now + LONGEST_WAIT), "a slow disk");
+        keep.stored(&third, now, COST);
+        let later = now + COST * 100;
+        keep.changed(&third, &fourth, later);
+        assert_eq!(keep.due(), Some(later), "after a rest news does not wait");
         let same = next(&third, Vec::new());
         assert_ne!(same.version, third.version);
         keep.changed(&third, &same, now);

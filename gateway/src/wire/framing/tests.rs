@@ -105,6 +105,26 @@ fn a_header_without_end_is_refused_at_its_limit() {
 }
 
 #[test]
+fn empty_lines_before_a_request_are_whole_and_few_however_they_are_cut() {
+    let request = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    for (before, fine) in [
+        ("", true),
+        ("\r\n", true),
+        ("\r\n\r\n\r\n\r\n", true),
+        ("\n", false),
+        ("\n\n", false),
+        ("\r\r\n", false),
+    ] {
+        let stream = format!("{before}{request}");
+        for size in [1, 2, 3, 4096] {
+            let (out, why) = pass(stream.as_bytes(), size);
+            assert_eq!(why, (!fine).then_some(Ambiguous::Line), "{before:?} in pieces of {size}");
+            assert_eq!(out, if fine { stream.as_bytes() } else { b"" }, "{before:?} in pieces of {size}");
+        }
+    }
+}
+
+#[test]
 fn behind_an_upgrade_everything_passes() {
     let stream =
         b"GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n\x81\x00\n\n\r";
