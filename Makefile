@@ -15,12 +15,14 @@ export CARGO_TERM_PROGRESS_WHEN ?= never
 ifdef CI
 N ?= 200
 FUZZ_SECONDS ?= 10
+REPEATS ?= 2
 SIZES ?= 100
 # A clean clone is built once: incremental data would only fill the disk.
 export CARGO_INCREMENTAL ?= 0
 else
 N ?= 1000
 FUZZ_SECONDS ?= 60
+REPEATS ?= 20
 SIZES ?= 100 1000 3000
 endif
 ifeq ($(origin SECONDS),command line)
@@ -28,6 +30,7 @@ FUZZ_SECONDS := $(SECONDS)
 endif
 export TORTURE_N := $(N)
 export FUZZ_SECONDS
+export REPEATS
 
 STEP := bash .ci/step
 
@@ -35,7 +38,7 @@ STEP := bash .ci/step
 LAB_OWN := interop torture
 LAB_TESTS := $(filter-out $(LAB_OWN),$(sort $(basename $(notdir $(wildcard tests/lab/tests/*.rs)))))
 
-.PHONY: help demo test setup root build lint tidy deny unit lab interop fuzz torture bench-control deb deb-test clean
+.PHONY: help nat-grid recovery demo test setup root build lint tidy deny unit web screenshots lab interop fuzz torture bulk bench bench-control bench-micro deb deb-test clean gateway-swap
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -57,7 +60,7 @@ setup: ## install what is missing: Debian packages and Rust
 
 build: ## all programs, into debug/ of the build output
 	@echo "build output: $(CARGO_TARGET_DIR)"
-	@$(STEP) build cargo build --locked --workspace --bins
+	@$(STEP) build cargo build --locked --workspace --bins --example userspace_pair
 
 lint: ## rustfmt, clippy and rustdoc, with warnings as errors
 	@$(STEP) lint-format cargo fmt --all --check
@@ -73,11 +76,32 @@ deny: ## licences, bans and sources of all dependencies (ADVISORIES=1 needs a ne
 unit: ## tests of every crate that need no kernel of their own
 	@$(STEP) unit cargo test --locked --workspace --exclude meshd-lab --exclude meshd-tidy --no-fail-fast
 
+web: build ## the web admin in headless Chromium: every screen for every role
+	@bash .ci/setup chromium:chromium node:nodejs npm:npm
+	@$(STEP) web-build cargo build --locked -p meshd-coordinator --bins --examples
+	@$(STEP) web bash tests/web/run.sh
+
+screenshots: build ## the pictures of docs/guide, taken by the test of the web admin
+	@bash .ci/setup chromium:chromium node:nodejs npm:npm
+	@$(STEP) web-build cargo build --locked -p meshd-coordinator --bins --examples
+	@mkdir -p target/screenshots
+	@$(STEP) screenshots bash tests/web/run.sh --screenshots "$(CURDIR)/target/screenshots"
+	@cp target/screenshots/{welcome,overview,tokens,policy,access}.png docs/guide/images/
+
 lab: root build ## end-to-end tests on real kernels, in network namespaces
 	@$(STEP) lab cargo test --locked -p meshd-lab --no-fail-fast --lib $(LAB_TESTS:%=--test %)
 
+bulk: root build ## 10 GiB (BULK_MIB=) through the mesh, every byte compared, while links flap and keys change
+	@BULK_MIB=$(or $(BULK_MIB),10240) $(STEP) bulk cargo test --locked -p meshd-lab --no-fail-fast --test bulk -- --nocapture --test-threads=1
+
 interop: root build ## wireguard-go as a peer
 	@$(STEP) interop cargo test --locked -p meshd-lab --no-fail-fast --test interop -- --nocapture
+
+recovery: root build ## how long traffic stands still when something breaks, REPEATS= times (20; 2 in CI)
+	@$(STEP) recovery "$(CARGO_TARGET_DIR)/debug/recovery" $(ROWS)
+
+nat-grid: root build ## every kind of NAT against every other one, as a table (KINDS="home symmetric" for some)
+	@$(STEP) nat-grid "$(CARGO_TARGET_DIR)/debug/nat-grid" $(KINDS)
 
 fuzz: ## every fuzz target for SECONDS= seconds (60; 10 in CI)
 	@$(STEP) fuzz bash tests/fuzz/run.sh "$(FUZZ_SECONDS)"
@@ -85,8 +109,17 @@ fuzz: ## every fuzz target for SECONDS= seconds (60; 10 in CI)
 torture: root build ## kill -9 N= times (1000; 200 in CI) at every planned change
 	@$(STEP) torture cargo test --locked -p meshd-lab --no-fail-fast --test torture -- --nocapture
 
+bench: root setup ## speed and footprint beside other VPNs (QUICK=1, ROUNDS=, ONLY=, UNDERLAYS=, MEASURES=)
+	@$(STEP) bench bash tests/bench/run
+
 bench-control: ## the control plane with SIZES= simulated nodes (100 1000 3000; 100 in CI)
 	@$(STEP) bench-control cargo run --locked -p meshd-bench-control -- $(SIZES)
+
+gateway-swap: ## a gateway's configuration changes every 100 ms under load for a minute: 0 failed requests
+	@GATEWAY_SWAP_SECONDS=60 $(STEP) gateway-swap cargo test --locked -p meshd-gateway --test swap a_change -- --nocapture
+
+bench-micro: ## nanoseconds of the packet path: seal, open, split, coalesce, routes, filter
+	@$(STEP) bench-micro cargo bench --locked -p meshd-engine --bench data
 
 deb: ## Debian packages, into target/deb (ARCHS="amd64 arm64 armhf")
 	@$(STEP) deb bash packaging/deb/build

@@ -7,23 +7,33 @@
 
 mod auth;
 mod dns;
+pub(crate) mod front;
+mod join;
 mod nodes;
+mod openapi;
 mod policy;
 mod problem;
+mod relays;
 mod routes;
 mod status;
+pub mod table;
 mod tokens;
+mod users;
 pub mod views;
 
 pub use auth::Transport;
 pub use problem::{Problem, ProblemBody};
+pub(crate) use status::status as status_of;
+pub use table::{Face, Need, Row};
 
 use crate::service::{Actor, Service};
+use crate::web;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::routing::{delete, get, post};
 use metrics_exporter_prometheus::PrometheusHandle;
 use std::sync::Arc;
+use table::Routes;
+use tokio_util::sync::CancellationToken;
 
 /// Most bytes of a request body; a policy text is the largest.
 const MAX_BODY: usize = 1 << 20;
@@ -35,47 +45,172 @@ pub struct Api {
     pub service: Arc<Service>,
     /// What `/metrics` renders; `None`: nobody collects.
     pub metrics: Option<PrometheusHandle>,
+    /// SHA-256 of the certificate, to be shown beside links; empty where there is none.
+    pub fingerprint: Arc<str>,
+    /// What pages keep in memory.
+    pub pages: Arc<web::Pages>,
+    /// Ends event streams.
+    pub stop: CancellationToken,
 }
 
-/// The whole API. Each request must carry a [`Transport`] extension: how it came in.
+impl Api {
+    /// The API over that service, without metrics and certificate.
+    pub fn new(service: Arc<Service>) -> Self {
+        Self {
+            service,
+            metrics: None,
+            fingerprint: "".into(),
+            pages: Arc::default(),
+            stop: CancellationToken::new(),
+        }
+    }
+}
+
+/// Everything that is answered, pages included. Each request must carry a [`Transport`] extension: how it
+/// came in.
 pub fn router(api: Api) -> Router {
-    let v1 = Router::new()
-        .route("/status", get(status::show))
-        .route("/nodes", get(nodes::list))
-        .route("/nodes/{name}", get(nodes::show).delete(nodes::remove).patch(nodes::edit))
-        .route("/nodes/{name}/approve", post(nodes::approve))
-        .route("/nodes/{name}/expire", post(nodes::expire))
-        .route("/nodes/{name}/revoke", post(nodes::revoke))
-        .route("/nodes/{name}/routes/approve", post(routes::approve))
-        .route("/nodes/{name}/routes/unapprove", post(routes::unapprove))
-        .route("/nodes/{name}/devices", post(nodes::create_device))
-        .route("/routes", get(routes::list))
-        .route("/tokens", get(tokens::list).post(tokens::create))
-        .route("/tokens/{id}", delete(tokens::revoke))
-        .route("/api-tokens", get(tokens::list_api).post(tokens::create_api))
-        .route("/api-tokens/{id}", delete(tokens::revoke_api))
-        .route("/dns/records", get(dns::list).post(dns::add))
-        .route("/dns/records/{name}", delete(dns::remove))
-        .route("/policy", get(policy::show).put(policy::set))
-        .route("/policy/check", post(policy::check))
-        .route("/policy/explain", get(policy::explain))
-        .route("/policy/history", get(policy::history))
-        .route("/audit", get(status::audit))
-        .route("/audit/verify", get(status::verify_audit))
-        .route("/backup", post(status::backup));
-    Router::new()
-        .nest("/api/v1", v1)
-        .route("/metrics", get(status::metrics))
-        .route_layer(axum::middleware::from_fn_with_state(api.clone(), auth::authenticate))
-        .route("/healthz", get(status::healthz))
+    let (programs, pages) = (programs(), web::routes());
+    let programs =
+        programs.router.route_layer(axum::middleware::from_fn_with_state(api.clone(), auth::authenticate));
+    let pages =
+        pages.router.route_layer(axum::middleware::from_fn_with_state(api.clone(), web::guard::authenticate));
+    programs
+        .merge(pages)
+        .merge(open().router)
         .fallback(problem::no_such_page)
         .method_not_allowed_fallback(problem::wrong_method)
         .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(axum::middleware::from_fn_with_state(api.clone(), front::pass))
         .with_state(api)
+}
+
+/// The table of everything that is answered.
+pub fn table() -> Vec<Row> {
+    [programs().rows, web::routes().rows, open().rows].concat()
+}
+
+fn programs() -> Routes {
+    use crate::service::Permission as P;
+    let read = Need::May(P::Read);
+    let nodes = Need::May(P::ManageNodes);
+    Routes::new(Face::Api)
+        .get("/api/v1/status", Need::May(P::ReadStatus), "The mesh at a glance", status::show)
+        .get("/api/v1/nodes", read, "List nodes", nodes::list)
+        .get("/api/v1/nodes/{name}", read, "Show a node", nodes::show)
+        .delete("/api/v1/nodes/{name}", nodes, "Remove a node", nodes::remove)
+        .patch("/api/v1/nodes/{name}", nodes, "Rename or tag a node", nodes::edit)
+        .post("/api/v1/nodes/{name}/approve", nodes, "Let a waiting node in", nodes::approve)
+        .post("/api/v1/nodes/{name}/expire", nodes, "End a node's key", nodes::expire)
+        .post("/api/v1/nodes/{name}/revoke", nodes, "Cut a node off", nodes::revoke)
+        .post("/api/v1/nodes/{name}/routes/approve", nodes, "Approve routes of a node", routes::approve)
+        .post("/api/v1/nodes/{name}/routes/unapprove", nodes, "Take approvals back", routes::unapprove)
+        .post("/api/v1/nodes/{name}/devices", nodes, "Join a WireGuard device", nodes::create_device)
+        .get("/api/v1/routes", read, "List routes", routes::list)
+        .get("/api/v1/relays", read, "List relays", relays::list)
+        .post("/api/v1/relays", Need::May(P::ManageMesh), "Add a relay", relays::add)
+        .delete("/api/v1/relays/{name}", Need::May(P::ManageMesh), "Remove a relay", relays::remove)
+        .get("/api/v1/tokens", read, "List join tokens", tokens::list)
+        .post("/api/v1/tokens", Need::May(P::ManageTokens), "Make a join token", tokens::create)
+        .delete("/api/v1/tokens/{id}", Need::May(P::ManageTokens), "Revoke a join token", tokens::revoke)
+        .get("/api/v1/api-tokens", Need::May(P::ManageApiTokens), "List API tokens", tokens::list_api)
+        .post("/api/v1/api-tokens", Need::May(P::ManageApiTokens), "Make an API token", tokens::create_api)
+        .delete(
+            "/api/v1/api-tokens/{id}",
+            Need::May(P::ManageApiTokens),
+            "Revoke an API token",
+            tokens::revoke_api,
+        )
+        .get("/api/v1/users", Need::May(P::ManageUsers), "List people", users::list)
+        .patch(
+            "/api/v1/users/{name}",
+            Need::May(P::ManageUsers),
+            "Change a person's role or state",
+            users::edit,
+        )
+        .delete("/api/v1/users/{name}", Need::May(P::ManageUsers), "Remove a person", users::remove)
+        .get("/api/v1/invitations", Need::May(P::ManageUsers), "List invitations", users::invitations)
+        .post("/api/v1/invitations", Need::May(P::ManageUsers), "Invite a person", users::invite)
+        .delete(
+            "/api/v1/invitations/{id}",
+            Need::May(P::ManageUsers),
+            "Take an invitation back",
+            users::uninvite,
+        )
+        .post(
+            "/api/v1/admin-link",
+            Need::May(P::IssueAdminLink),
+            "Make a link for an owner",
+            users::admin_link,
+        )
+        .get("/api/v1/join-requests", read, "List machines that ask", join::list)
+        .post(
+            "/api/v1/join-requests/{id}/approve",
+            Need::May(P::ManageTokens),
+            "Let a machine in",
+            join::approve,
+        )
+        .post(
+            "/api/v1/join-requests/{id}/refuse",
+            Need::May(P::ManageTokens),
+            "Turn a machine away",
+            join::refuse,
+        )
+        .get("/api/v1/dns/records", read, "List DNS records", dns::list)
+        .post("/api/v1/dns/records", Need::May(P::ManageDns), "Add a DNS record", dns::add)
+        .delete("/api/v1/dns/records/{name}", Need::May(P::ManageDns), "Remove DNS records", dns::remove)
+        .get("/api/v1/dns/settings", read, "Show how names are resolved", dns::settings)
+        .put("/api/v1/dns/settings", Need::May(P::ManageDns), "Set how names are resolved", dns::set_settings)
+        .put(
+            "/api/v1/dns/split/{domain}",
+            Need::May(P::ManageDns),
+            "Give a domain its own resolvers",
+            dns::set_split,
+        )
+        .delete(
+            "/api/v1/dns/split/{domain}",
+            Need::May(P::ManageDns),
+            "Take a domain's resolvers away",
+            dns::remove_split,
+        )
+        .put(
+            "/api/v1/dns/nameservers",
+            Need::May(P::ManageDns),
+            "Set the global nameservers",
+            dns::set_nameservers,
+        )
+        .put("/api/v1/dns/search", Need::May(P::ManageDns), "Set the search domains", dns::set_search)
+        .get("/api/v1/policy", read, "Show the policy", policy::show)
+        .put("/api/v1/policy", Need::May(P::ManagePolicy), "Set the policy", policy::set)
+        .post("/api/v1/policy/check", read, "Check a policy", policy::check)
+        .get("/api/v1/policy/explain", read, "Explain a flow", policy::explain)
+        .get("/api/v1/policy/history", read, "List past policies", policy::history)
+        .post("/api/v1/policy/plan", read, "What a policy would change", policy::plan)
+        .post(
+            "/api/v1/policy/rollback",
+            Need::May(P::ManagePolicy),
+            "Put a past policy back",
+            policy::rollback,
+        )
+        .get("/api/v1/access", read, "Everything that the policy allows", policy::access)
+        .get("/api/v1/audit", Need::May(P::ReadAudit), "Read the audit log", status::audit)
+        .get("/api/v1/audit/verify", Need::May(P::ReadAudit), "Verify the audit log", status::verify_audit)
+        .post("/api/v1/backup", Need::May(P::Backup), "Download a backup", status::backup)
+        .get("/api/v1/openapi.json", Need::May(P::ReadStatus), "This description", openapi::show)
+        .get("/metrics", Need::May(P::ReadStatus), "Prometheus metrics", status::metrics)
+}
+
+fn open() -> Routes {
+    let routes = Routes::new(Face::Open).get("/healthz", Need::Nothing, "Whether it runs", status::healthz);
+    let routes = routes
+        .post("/api/v1/join-requests", Need::Nothing, "Ask to be let in, without a token", join::ask)
+        .post("/api/v1/join-requests/poll", Need::Nothing, "Hear what became of it", join::poll);
+    web::open_routes(routes)
 }
 
 /// Who asks, as [`auth::authenticate`] found.
 type Asker = axum::Extension<Actor>;
 
+#[cfg(test)]
+mod matrix;
 #[cfg(test)]
 mod tests;

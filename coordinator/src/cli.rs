@@ -6,14 +6,17 @@ mod audit;
 mod backup;
 mod dns;
 mod duration;
+mod input;
 mod nodes;
 mod output;
 mod policy;
+mod relays;
 mod routes;
 mod shell;
 mod status;
 mod table;
 mod token;
+mod users;
 
 use crate::client::Client;
 use crate::serve::{self, ServeOptions};
@@ -64,6 +67,9 @@ enum Command {
     /// Prefixes behind nodes
     #[command(subcommand, visible_alias = "route")]
     Routes(routes::RoutesCommand),
+    /// Relays beside the coordinator's own
+    #[command(subcommand, visible_alias = "relay")]
+    Relays(relays::RelaysCommand),
     /// Names for hosts that are not nodes
     #[command(subcommand)]
     Dns(dns::DnsCommand),
@@ -73,6 +79,11 @@ enum Command {
     /// Tokens for programs that use the REST API
     #[command(subcommand)]
     ApiToken(api_token::ApiTokenCommand),
+    /// People who may sign in to the web admin
+    #[command(subcommand, visible_alias = "user")]
+    Users(users::UsersCommand),
+    /// Print a new link that makes an owner of the web admin, once, within an hour
+    AdminLink,
     /// Who changed what
     #[command(subcommand)]
     Audit(audit::AuditCommand),
@@ -134,9 +145,12 @@ async fn run(cli: Cli) -> Result<Output, Failure> {
         Command::Token(command) => token::run(command, &client).await,
         Command::Nodes(command) => nodes::run(command, &client).await,
         Command::Routes(command) => routes::run(command, &client).await,
+        Command::Relays(command) => relays::run(command, &client).await,
         Command::Dns(command) => dns::run(command, &client).await,
         Command::Policy(command) => policy::run(command, &client).await,
         Command::ApiToken(command) => api_token::run(command, &client).await,
+        Command::Users(command) => users::run(command, &client).await,
+        Command::AdminLink => users::admin_link(&client).await,
         Command::Audit(command) => audit::run(command, &client).await,
         Command::Backup(args) => backup::backup(&args, &client).await,
         Command::Restore(args) => backup::restore(&args).await,

@@ -1,7 +1,7 @@
 //! Who is in the mesh and what each may know.
 //!
 //! `store` (the only SQL) → [`model`] (one immutable value per version) → [`service`] (every rule and
-//! every permission) → `api`, `cli`, [`control`]. The map compiler ([`netmap`]) makes each node's view.
+//! every permission) → `api`, `cli`, [`web`], [`control`]. The map compiler ([`netmap`]) makes each node's view.
 //!
 //! Invariants:
 //! - the coordinator holds no private key of anybody else and never sees a packet;
@@ -20,3 +20,4 @@ pub mod netmap;
 pub mod serve;
 pub mod service;
 pub mod store;
+pub mod web;

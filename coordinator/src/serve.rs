@@ -12,6 +12,7 @@ mod notify;
 mod options;
 mod outside;
 mod relay;
+mod slots;
 mod tls;
 mod unix;
 
@@ -23,7 +24,7 @@ use crate::control::Hub;
 use crate::entropy;
 use crate::service::{Actor, Founding, Service};
 use crate::store::{StateDir, Store};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use connection::Shared;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,6 +37,8 @@ use tokio_util::task::TaskTracker;
 const DRAIN: Duration = Duration::from_secs(5);
 /// How often ephemeral nodes are looked at.
 const SWEEP: Duration = Duration::from_secs(20);
+/// How often the logs are looked at.
+const COMPACTION: Duration = Duration::from_secs(600);
 
 /// Serves until a signal ends it.
 ///
@@ -48,7 +51,7 @@ pub async fn run(options: ServeOptions) -> Result<()> {
     let port = listener.local_addr().context("the listening socket has no address")?.port();
     let told = if options.public.is_empty() { service.public().await? } else { options.public.clone() };
     let outside = outside::find(&told, port)?;
-    let relay = relay::start(&options, &service, &outside)?;
+    let relay = relay::start(&options, &service, &outside, port)?;
     let relays = relay.as_ref().map(|r| r.record.clone());
     let said = Some(options.public.as_slice()).filter(|p| !p.is_empty());
     let now = clock::unix_now();
@@ -58,10 +61,13 @@ pub async fn run(options: ServeOptions) -> Result<()> {
     let tls = tls::prepare(&options, &state_dir(&options)?, &outside)?;
     let unix = unix::bind(&options.socket)?;
     let metrics = metrics_exporter_prometheus::PrometheusBuilder::new().install_recorder().ok();
-    let router = api::router(Api { service: service.clone(), metrics });
     let stop = CancellationToken::new();
+    let fingerprint = tls.fingerprint.as_str().into();
+    let api = Api { metrics, fingerprint, stop: stop.clone(), ..Api::new(service.clone()) };
+    let router = api::router(api);
     let shared = Arc::new(Shared {
         control: Hub::new(service.clone()),
+        relay: relay.as_ref().map(|r| r.handle.control()),
         router,
         tls: tls.acceptor,
         tasks: TaskTracker::new(),
@@ -86,9 +92,10 @@ pub async fn run(options: ServeOptions) -> Result<()> {
     };
     banner::print(&options, &service, &facts).await?;
     notify::ready();
-    tasks.spawn(check::own_addresses(outside.addresses.clone()));
+    let checking = check::own_addresses(outside.addresses.clone());
+    shared.tasks.spawn(stop.clone().run_until_cancelled_owned(checking));
 
-    wait_for_signal().await?;
+    until_stopped(wait_for_signal(), &mut tasks).await?;
     tracing::info!("stopping");
     notify::stopping();
     stop.cancel();
@@ -149,10 +156,32 @@ async fn maintain(service: Arc<Service>, stop: CancellationToken) {
             }
         }
     };
+    let compact = async {
+        let mut tick = tokio::time::interval(COMPACTION);
+        loop {
+            tick.tick().await;
+            if let Err(error) = service.compact(clock::unix_now()).await {
+                tracing::error!(%error, "the logs cannot be shortened; they grow until that works");
+            }
+        }
+    };
     tokio::select! {
         () = stop.cancelled() => {}
         () = recover => {}
         () = sweep => {}
+        () = compact => {}
+    }
+}
+
+/// Waits for the signal. None of the coordinator's own tasks ends before it: better to be started anew by
+/// who supervises us than to serve by half.
+async fn until_stopped(signal: impl Future<Output = Result<()>>, tasks: &mut JoinSet<()>) -> Result<()> {
+    tokio::select! {
+        signal = signal => signal,
+        Some(ended) = tasks.join_next() => match ended {
+            Ok(()) => bail!("a part of the coordinator ended by itself; this is a fault of the program"),
+            Err(error) => Err(error).context("a part of the coordinator broke; this is a fault of the program"),
+        },
     }
 }
 
@@ -164,4 +193,21 @@ async fn wait_for_signal() -> Result<()> {
         _ = int.recv() => {}
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_task_that_ends_by_itself_ends_the_coordinator_with_an_error() {
+        let mut tasks = JoinSet::new();
+        tasks.spawn(std::future::pending());
+        until_stopped(async { Ok(()) }, &mut tasks).await.unwrap();
+        tasks.spawn(async {});
+        let error = until_stopped(std::future::pending(), &mut tasks).await.unwrap_err();
+        assert!(error.to_string().contains("ended by itself"), "{error}");
+        tasks.spawn(async { panic!("on purpose") });
+        assert!(until_stopped(std::future::pending(), &mut tasks).await.is_err());
+    }
 }

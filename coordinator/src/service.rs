@@ -10,34 +10,49 @@
 //! - a function that takes an [`Actor`] checks its permission before anything else;
 //! - a token is consumed in the commit that adds the node.
 
+mod accounts;
 mod actor;
 mod allocate;
 mod audit;
 mod devices;
+mod enroll;
 mod error;
+mod explore;
 mod found;
 mod maintain;
 mod nodes;
 mod offer;
+mod pace;
+mod passcode;
 mod policy;
 mod presence;
 mod records;
 mod register;
+mod relays;
+mod resolving;
 mod routes;
+mod sessions;
 mod settings;
+mod throttle;
 mod tokens;
 
-pub use actor::{Actor, Permission, Role, UnknownRole};
+pub use accounts::{Invited, MIN_PASSWORD, NewAccount, SetUp};
+pub use actor::{Actor, Permission, Role, Scopes, UnknownRole, UnknownScope};
 pub use devices::Device;
+pub use enroll::{Asking, JoinRequest, Outcome};
 pub use error::{RegisterError, ServiceError};
+pub use explore::NodeQuery;
 pub use found::{FoundError, Founding};
 pub use maintain::EPHEMERAL_GRACE;
-pub use policy::PolicyView;
+pub use policy::{PolicyChange, PolicyPlan, PolicyView};
 pub use presence::Presence;
 pub use records::RecordInput;
 pub(crate) use records::show_value;
 pub use register::{RegisterRequest, Registration};
+pub use relays::RelayInput;
+pub use resolving::{Resolving, ResolvingChange, SplitText};
 pub use routes::RouteView;
+pub use sessions::{LoginError, NewSession, Session};
 pub use settings::EMBEDDED_RELAY;
 pub use tokens::{ApiTokenRequest, NewApiToken, NewToken, TokenRequest};
 
@@ -56,7 +71,11 @@ pub struct Service {
     published: watch::Sender<Arc<Published>>,
     keys: Keys,
     presence: presence::Board,
+    pace: pace::Pace,
     interrupted: Notify,
+    throttle: throttle::Throttle,
+    desk: enroll::Desk,
+    hashing: tokio::sync::Semaphore,
     started: UnixSeconds,
 }
 
@@ -78,7 +97,11 @@ impl Service {
             published,
             keys,
             presence: presence::Board::default(),
+            pace: pace::Pace::default(),
             interrupted: Notify::new(),
+            throttle: throttle::Throttle::default(),
+            desk: enroll::Desk::default(),
+            hashing: tokio::sync::Semaphore::new(2),
             started: now,
         }
     }

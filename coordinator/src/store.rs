@@ -8,8 +8,10 @@
 //! Invariants: one process per state directory (a lock file); directory 0700, files 0600; no text from
 //! outside is ever part of a statement. PostgreSQL joins behind the same functions later.
 
+pub mod accounts;
 pub mod audit;
 pub mod backup;
+pub mod compact;
 mod files;
 mod pack;
 mod rows;
@@ -19,6 +21,7 @@ pub mod tokens;
 pub use files::StateDir;
 
 use crate::model::{Model, Write};
+use accounts::AccountWrite;
 use audit::AuditDraft;
 use meshd_proto::{CoordinatorSecret, NodeId, NodeSecret, SigningKey, UnixSeconds, Version};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
@@ -66,7 +69,7 @@ pub enum StoreError {
     /// Not a backup of a coordinator.
     #[error("{0} is not a backup of a coordinator")]
     NotABackup(PathBuf),
-    /// A token had no use left when it was consumed: somebody else was first.
+    /// A token, invitation or code had no use left when it was consumed: somebody else was first.
     #[error("the token has no use left")]
     TokenSpent,
 }
@@ -115,6 +118,8 @@ pub struct Batch {
     pub writes: Vec<Write>,
     /// Changes of tokens.
     pub tokens: Vec<TokenWrite>,
+    /// Changes of people, their sessions and invitations.
+    pub accounts: Vec<AccountWrite>,
     /// Settings of this coordinator alone, which no node learns.
     pub settings: Vec<(&'static str, String)>,
     /// What the audit log says.
@@ -136,6 +141,7 @@ impl Store {
     pub async fn open(dir: StateDir, at: UnixSeconds) -> Result<Self, StoreError> {
         let path = dir.database();
         files::create_private(&path)?;
+        files::sync(&path)?;
         let mut conn = connect(&path).await?;
         schema::migrate(&mut conn, &dir, at).await?;
         Ok(Self { conn, dir })
@@ -188,6 +194,9 @@ impl Store {
         }
         for write in &batch.tokens {
             tokens::write(&mut tx, write).await?;
+        }
+        for write in &batch.accounts {
+            accounts::write(&mut tx, write).await?;
         }
         for (name, value) in &batch.settings {
             let sql = "REPLACE INTO settings (name, value) VALUES (?, ?)";

@@ -7,6 +7,7 @@ use common::{Coordinator, ROOT};
 use meshd_coordinator::clock;
 use meshd_coordinator::service::RecordInput;
 use meshd_node::control::{Command, ControlClient, ControlConfig, ControlEvent, Ended, Profile, Trust};
+use meshd_node::outside_names::OutsideNames;
 use meshd_proto::control::{Answer, Call, Offer, RefusalCode};
 use meshd_proto::token::{CoordinatorKeys, JoinToken};
 use meshd_proto::{
@@ -49,6 +50,8 @@ fn config(token: &JoinToken, n: u8, offer: Offer) -> ControlConfig {
         },
         map: None,
         fwmark: None,
+        names: OutsideNames::of_host(),
+        proxy: None,
     }
 }
 

@@ -239,3 +239,42 @@ async fn a_node_that_floods_is_cut_and_the_others_go_on() {
     let mut raw = Raw::join(&coordinator, &token, None, |_| {}).await;
     raw.update().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_never_acknowledges_loses_its_session_and_may_come_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let coordinator = Coordinator::start(&dir, 0).await;
+    let token = coordinator.token().await;
+    let mut raw = Raw::join(&coordinator, &token, None, |_| {}).await;
+    let first = raw.update().await;
+    // Long enough for an answer, too short for a silence: it is the acknowledgement that is missing.
+    let hung_up = timeout(Duration::from_secs(50), async {
+        let mut buffer = [0; 4096];
+        while raw.stream.read(&mut buffer).await.is_ok_and(|n| n > 0) {}
+    });
+    assert!(hung_up.await.is_ok(), "the session is dropped");
+    let mut raw = Raw::join(&coordinator, &token, Some(after(&first)), |_| {}).await;
+    add_record(&coordinator, 1).await;
+    assert_eq!(raw.update().await.from, Some(first.to), "and resumed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_last_of_many_offers_is_taken_in_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let coordinator = Coordinator::start(&dir, 0).await;
+    let token = coordinator.token().await;
+    let mut raw = Raw::join(&coordinator, &token, None, |_| {}).await;
+    let update = raw.update().await;
+    raw.say(&ToCoordinator::Applied(after(&update))).await;
+    let offer = |i: u8| Offer { routes: vec![format!("10.0.{i}.0/24").parse().unwrap()], ..Offer::default() };
+    for i in 0..80 {
+        raw.say(&ToCoordinator::Advertise(offer(i))).await;
+    }
+    let wanted = offer(79).routes[0];
+    let taken = async {
+        while !coordinator.service.model().nodes.values().any(|n| n.advertised.contains(&wanted)) {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    timeout(Duration::from_secs(60), taken).await.expect("within the pace");
+}

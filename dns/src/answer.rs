@@ -1,7 +1,8 @@
 //! Replies of our own, as values and as bytes.
 
+use crate::ede::Ede;
 use crate::query::{ClientQuery, MAX_UDP_REPLY};
-use hickory_proto::op::{Message, MessageType, Metadata, ResponseCode};
+use hickory_proto::op::{Edns, Message, MessageType, Metadata, ResponseCode};
 use hickory_proto::rr::Record;
 
 /// What we answer ourselves.
@@ -15,12 +16,28 @@ pub struct Answer {
     pub records: Vec<Record>,
     /// Authority section: the SOA of a negative answer.
     pub authority: Vec<Record>,
+    /// What the code does not say, for clients with EDNS.
+    pub why: Option<Ede>,
 }
 
 impl Answer {
     /// An answer that is only a code.
     pub const fn code(code: ResponseCode) -> Self {
-        Self { code, authoritative: false, records: Vec::new(), authority: Vec::new() }
+        Self { code, authoritative: false, records: Vec::new(), authority: Vec::new(), why: None }
+    }
+
+    /// SERVFAIL, and why.
+    pub fn failed(why: Ede) -> Self {
+        Self { why: Some(why), ..Self::code(ResponseCode::ServFail) }
+    }
+
+    /// The OPT record of the reply to `query`, if one belongs there.
+    pub fn edns(&self, query: &ClientQuery) -> Option<Edns> {
+        let mut edns = query.reply_edns()?;
+        if let Some(why) = self.why {
+            edns.options_mut().insert(why.option());
+        }
+        Some(edns)
     }
 
     /// The header of the reply to `query`.
@@ -45,7 +62,7 @@ impl Answer {
         message.metadata = self.metadata(query);
         message.metadata.truncation = truncated;
         message.add_query(query.question.clone());
-        message.edns = query.reply_edns();
+        message.edns = self.edns(query);
         if !truncated {
             message.answers = self.records.clone();
             message.authorities = self.authority.clone();

@@ -1,7 +1,7 @@
 //! Names: zones, views, lookup, forwarder and the server that carries them.
 //!
 //! The pure core turns a client's packet and a [`View`] into a [`Decision`]: [`query`] parses the
-//! packet once, [`view`] says which zone answers or where the question goes, [`lookup`] walks one
+//! packet once, [`cache`] may know the reply, [`view`] says which zone answers or where the question goes, [`lookup`] walks one
 //! [`zone`], [`answer`] writes the reply. It never does I/O and never reads a clock. The thin shell
 //! around it is [`forward`] (asks the upstream resolvers) and [`server`] (sockets).
 //!
@@ -13,10 +13,14 @@
 //! - no question of ours goes to one of our own listeners.
 
 pub mod answer;
+pub mod cache;
+mod clock;
+pub mod ede;
 pub mod forward;
 pub mod lookup;
 pub mod probe;
 pub mod query;
+pub mod record;
 pub mod server;
 pub mod view;
 pub mod zone;

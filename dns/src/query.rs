@@ -131,7 +131,7 @@ fn read_metadata(header: &[u8; HEADER]) -> Metadata {
 }
 
 /// Walks an uncompressed name: the first name of a message has nothing before it to point to.
-fn skip_plain_name(packet: &[u8], mut at: usize) -> Option<usize> {
+pub(crate) fn skip_plain_name(packet: &[u8], mut at: usize) -> Option<usize> {
     let start = at;
     loop {
         let len = usize::from(*packet.get(at)?);

@@ -4,11 +4,14 @@
 //! decides what is answered: this host itself gets the node's view; its containers, and sources that a
 //! listener was opened for, get the guest's; others get no reply.
 
+mod ask;
 mod resolve;
+mod side;
 mod source;
 mod tcp;
 mod udp;
 
+pub use ask::{BadQuestion, Queried};
 pub use resolve::{Counters, Names};
 
 use ipnet::IpNet;
@@ -41,7 +44,7 @@ pub struct Listener {
 /// Who gets a reply from a listener, and from which view. Others get none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Audience {
-    /// This host itself: the node's own view. Containers on it, which inherit its resolv.conf: the
+    /// This host itself, and plain WireGuard devices joined through it: the node's own view. Containers on it, which inherit its resolv.conf: the
     /// guest's view.
     Node {
         /// Who else: the guest's view, too.
@@ -126,7 +129,27 @@ impl DnsServer {
     }
 }
 
+/// Most tries to find a port that is free for UDP and TCP.
+const PORT_TRIES: usize = 32;
+
 fn bind(listener: &Listener) -> Result<(UdpSocket, TcpListener), SpawnError> {
+    let mut tries = 1;
+    loop {
+        match bind_both(listener) {
+            // Port 0: UDP got one that TCP has in use.
+            Err(SpawnError { protocol: "TCP", source, .. })
+                if listener.addr.port() == 0
+                    && source.kind() == io::ErrorKind::AddrInUse
+                    && tries < PORT_TRIES =>
+            {
+                tries += 1;
+            }
+            bound => return bound,
+        }
+    }
+}
+
+fn bind_both(listener: &Listener) -> Result<(UdpSocket, TcpListener), SpawnError> {
     let error = |protocol| move |source| SpawnError { addr: listener.addr, protocol, source };
     let open = |kind, protocol, addr: SocketAddr| -> io::Result<Socket> {
         let socket = Socket::new(Domain::for_address(addr), kind, Some(protocol))?;

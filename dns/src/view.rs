@@ -13,17 +13,23 @@
 //! Not here: names that this asker may not see. They are NXDOMAIN, as if they did not exist.
 
 mod build;
+mod explain;
 mod reverse;
 
 use crate::answer::Answer;
+use crate::ede::Ede;
 use crate::lookup::{Found, lookup};
 use crate::zone::Zone;
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::{DNSClass, LowerName, Name, Record, RecordType};
+use ipnet::IpNet;
 use meshd_proto::DnsName;
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+
+/// Where name servers listen.
+const DNS_PORT: u16 = 53;
 
 /// Most aliases followed for one question; a longer chain is a loop.
 pub const MAX_ALIASES: usize = 8;
@@ -41,6 +47,8 @@ pub struct View {
     /// Upstreams for everything else; empty: the host's own.
     nameservers: Arc<[SocketAddr]>,
     search: Vec<DnsName>,
+    /// Ranges that are reached through the mesh.
+    inside: Vec<IpNet>,
 }
 
 /// What happens to a question.
@@ -66,8 +74,10 @@ pub enum Decision {
 pub enum Route {
     /// Those the host used before us.
     Host,
-    /// Those the mesh names.
-    Mesh(Arc<[SocketAddr]>),
+    /// Those the mesh names for everything that nobody else is named for.
+    Global(Arc<[SocketAddr]>),
+    /// Those the mesh names for this domain.
+    Split(Arc<[SocketAddr]>),
 }
 
 impl View {
@@ -116,6 +126,10 @@ impl View {
         if (class != DNSClass::IN || transfer) && self.zone_of(name).is_some() {
             return Decision::Answer(Answer::code(ResponseCode::Refused));
         }
+        if self.domain.is_some() && is_canary(name) {
+            let why = Some(Ede::Canary);
+            return Decision::Answer(Answer { why, ..Answer::code(ResponseCode::NXDomain) });
+        }
         let mut records = Vec::new();
         let mut at = name.clone();
         for _ in 0..=MAX_ALIASES {
@@ -132,6 +146,16 @@ impl View {
                     at = target;
                     continue;
                 }
+                Found::Renamed { records: synthesized, target } => {
+                    records.extend(synthesized.map(|record| *record));
+                    at = target;
+                    continue;
+                }
+                Found::TooLong(record) => {
+                    records.push(*record);
+                    (ResponseCode::YXDomain, Vec::new())
+                }
+                Found::Delegation { glue, .. } => return delegated(records, at, &glue),
                 Found::Data(data) => {
                     records.extend(data);
                     (ResponseCode::NoError, Vec::new())
@@ -140,7 +164,7 @@ impl View {
                 // Behind aliases too: the code is about the last name (RFC 6604 §2).
                 Found::NoName => (ResponseCode::NXDomain, vec![soa]),
             };
-            return Decision::Answer(Answer { code, authoritative: true, records, authority });
+            return Decision::Answer(Answer { code, authoritative: true, records, authority, why: None });
         }
         Decision::Answer(Answer { records, ..Answer::code(ResponseCode::ServFail) })
     }
@@ -183,20 +207,61 @@ impl View {
         Some((here(zone.soa().clone()), found))
     }
 
+    /// Whether the same questions go to the same upstreams as in `other`, so that what those said holds.
+    pub fn forwards_like(&self, other: &Self) -> bool {
+        let owners = |view: &Self| -> Vec<LowerName> {
+            let own = view.domain.as_ref().and_then(|domain| view.zones.get(domain));
+            own.into_iter().chain(&view.overrides).flat_map(Zone::owners).cloned().collect()
+        };
+        self.domain == other.domain
+            && self.split == other.split
+            && self.nameservers == other.nameservers
+            && self.inside == other.inside
+            && owners(self) == owners(other)
+    }
+
+    /// Whether an address is one that no name from outside the mesh may lead to: this host itself, the
+    /// mesh, or a network behind a subnet router. A page from anywhere could otherwise have its reader's
+    /// browser talk to them under its own name (DNS rebinding). Private networks around this host are
+    /// not meant: what their own resolver says about them is not ours to judge.
+    pub fn is_inside(&self, ip: IpAddr) -> bool {
+        let ip = ip.to_canonical();
+        ip.is_loopback() || ip.is_unspecified() || self.inside.iter().any(|net| net.contains(&ip))
+    }
+
     /// The upstreams of the longest matching domain.
     fn route(&self, name: &LowerName) -> Route {
         let mut at = name.clone();
         while !self.split.is_empty() {
             if let Some(upstreams) = self.split.get(&at) {
-                return Route::Mesh(Arc::clone(upstreams));
+                return Route::Split(Arc::clone(upstreams));
             }
             if at.is_root() {
                 break;
             }
             at = at.base_name();
         }
-        if self.nameservers.is_empty() { Route::Host } else { Route::Mesh(Arc::clone(&self.nameservers)) }
+        if self.nameservers.is_empty() { Route::Host } else { Route::Global(Arc::clone(&self.nameservers)) }
     }
+}
+
+/// A part of our own tree that other servers have: they are asked, since a stub resolver follows no
+/// referral.
+fn delegated(records: Vec<Record>, target: LowerName, glue: &[Record]) -> Decision {
+    let servers = glue.iter().filter_map(|record| record.data.ip_addr());
+    let servers: Arc<[SocketAddr]> = servers.map(|ip| SocketAddr::new(ip, DNS_PORT)).collect();
+    let route = Route::Split(servers);
+    match records.is_empty() {
+        true => Decision::Forward(route),
+        false => Decision::Chase { records, target, route },
+    }
+}
+
+/// The name by which browsers ask whether they may go around the network's resolver. They may not while
+/// it has names of its own.
+fn is_canary(name: &LowerName) -> bool {
+    let labels: [&[u8]; 2] = [b"use-application-dns", b"net"];
+    name.num_labels() == 2 && Name::from(name).iter().eq(labels)
 }
 
 fn renamed(mut record: Record, name: &LowerName) -> Record {

@@ -36,6 +36,10 @@ pub struct Zone {
     origin: LowerName,
     soa: Record,
     names: BTreeMap<LowerName, Sets>,
+    /// By top: what answers for all names below that nothing else is said about.
+    subtrees: BTreeMap<LowerName, Sets>,
+    /// Whether a name below the top has NS or any has DNAME.
+    has_cuts: bool,
 }
 
 impl Zone {
@@ -50,6 +54,8 @@ impl Zone {
             origin: origin.clone(),
             soa: Record::from_rdata(apex, negative_ttl, RData::SOA(soa.clone())),
             names: BTreeMap::new(),
+            subtrees: BTreeMap::new(),
+            has_cuts: false,
         };
         zone.insert(origin.clone(), negative_ttl, RData::SOA(soa));
         zone.insert(origin, ttl, RData::NS(NS(server.clone())));
@@ -77,22 +83,38 @@ impl Zone {
         if !self.origin.zone_of(&owner) {
             return false;
         }
-        let sets = self.names.entry(owner).or_default();
         let kind = value.record_type();
-        let clash = match kind {
-            RecordType::CNAME => !sets.is_empty(),
-            _ => sets.contains_key(&RecordType::CNAME),
-        };
-        if clash {
-            return false;
-        }
-        let set = sets.entry(kind).or_insert_with(|| RrSet { ttl, values: Vec::new() });
-        if !set.values.contains(&value) {
-            set.values.push(value);
-        }
-        true
+        self.has_cuts |= kind == crate::lookup::DNAME || (kind == RecordType::NS && owner != self.origin);
+        put(self.names.entry(owner).or_default(), ttl, value)
     }
 
+    /// Adds a record that holds for `top` and every name below it that nothing else is said about.
+    /// Refused as by [`Self::insert`].
+    pub fn insert_subtree(&mut self, top: LowerName, ttl: u32, value: RData) -> bool {
+        self.origin.zone_of(&top) && put(self.subtrees.entry(top).or_default(), ttl, value)
+    }
+
+    /// The nearest subtree that `name` lies in, with its top.
+    pub(crate) fn subtree_above(&self, name: &LowerName) -> Option<(LowerName, &Sets)> {
+        if self.subtrees.is_empty() {
+            return None;
+        }
+        let mut at = name.clone();
+        loop {
+            if let Some(sets) = self.subtrees.get(&at) {
+                return Some((at, sets));
+            }
+            if at == self.origin || at.is_root() {
+                return None;
+            }
+            at = at.base_name();
+        }
+    }
+
+    /// Whether a part of the zone is somebody else's, or renamed.
+    pub(crate) const fn has_cuts(&self) -> bool {
+        self.has_cuts
+    }
     /// The record sets at exactly `name`; `None` where there is no record of that name.
     pub(crate) fn sets(&self, name: &LowerName) -> Option<&Sets> {
         self.names.get(name)
@@ -104,9 +126,9 @@ impl Zone {
         from.next().is_some_and(|(next, _)| name.zone_of(next))
     }
 
-    /// The names with records, in canonical order.
+    /// The names with records, in canonical order, then the tops of subtrees.
     pub fn owners(&self) -> impl Iterator<Item = &LowerName> {
-        self.names.keys()
+        self.names.keys().chain(self.subtrees.keys())
     }
 
     /// How many owner names have records.
@@ -116,6 +138,23 @@ impl Zone {
 
     /// Whether nothing is there: never in a zone of its own.
     pub fn is_empty(&self) -> bool {
-        self.names.is_empty()
+        self.names.is_empty() && self.subtrees.is_empty()
     }
+}
+
+/// `false`: it may not stand beside what is there (RFC 1034 §3.6.2).
+fn put(sets: &mut Sets, ttl: u32, value: RData) -> bool {
+    let kind = value.record_type();
+    let clash = match kind {
+        RecordType::CNAME => !sets.is_empty(),
+        _ => sets.contains_key(&RecordType::CNAME),
+    };
+    if clash {
+        return false;
+    }
+    let set = sets.entry(kind).or_insert_with(|| RrSet { ttl, values: Vec::new() });
+    if !set.values.contains(&value) {
+        set.values.push(value);
+    }
+    true
 }

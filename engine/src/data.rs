@@ -8,22 +8,31 @@
 //! Outbound order: route by longest prefix → first live owner, the same for a whole flow → note in the
 //! connection table → seal.
 
+mod checksum;
+mod coalesce;
 pub mod conntrack;
 mod counters;
+mod ecn;
+mod offload;
 mod open;
 pub mod routes;
 mod seal;
 mod slot;
+mod split;
 
+pub use coalesce::{Coalescer, MAX_SEGMENTS};
 pub use counters::{Counters, DropReason};
-pub use open::{OpenSink, open_run};
+pub use ecn::Ecn;
+pub use offload::{Offload, Offloads, SegmentKind, UnknownOffload, VIRTIO_HEADER};
+pub use open::{Datagram, OpenSink, open_run};
 pub(crate) use seal::route_of;
-pub use seal::{SealSink, seal_run};
-pub use slot::{Live, PathChoice, PeerSlot};
+pub use seal::{FromHost, SealSink, Way, seal_run};
+pub use slot::{Live, OwnLine, PathChoice, PeerSlot};
+pub use split::{BadSuperPacket, Split, finish_checksum};
 
 use crate::session::{Session, SessionIndex};
 use conntrack::Conntrack;
-use meshd_policy::Filter;
+use meshd_policy::{Filter, Flow};
 use meshd_proto::{MeshAddrs, MeshPrefixes, Prefix, addr::is_public_unicast};
 use routes::{PeerRef, RouteTable, Sources};
 use std::collections::HashMap;
@@ -70,6 +79,8 @@ pub struct Own {
     pub exit_v4: bool,
     /// An approved exit for IPv6.
     pub exit_v6: bool,
+    /// Plain WireGuard devices that are in the mesh through this node.
+    pub devices: Vec<MeshAddrs>,
 }
 
 impl Own {
@@ -85,6 +96,14 @@ impl Own {
     /// as an exit from the internet.
     pub fn may_send_from(&self, src: IpAddr) -> bool {
         self.accepts(src)
+    }
+
+    /// Whether this is a question to our resolver by a device that has no other: part of its being joined
+    /// through this node, whatever the policy says of nodes.
+    pub fn answers(&self, flow: &Flow) -> bool {
+        let by_device = || self.devices.iter().any(|d| d.contains(flow.src));
+        let dns = flow.dst_port == 53 && matches!(flow.protocol, 6 | 17);
+        dns && self.mesh.resolver().contains(flow.dst) && by_device()
     }
 
     const fn is_exit_for(&self, ip: IpAddr) -> bool {

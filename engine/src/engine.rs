@@ -1,14 +1,16 @@
 //! The state machine: control state of one node, owned by value by one task of the host.
 //!
 //! The parts of its one `impl`: [`map`] applies maps and publishes snapshots, [`handshake`] makes sessions,
-//! [`upkeep`] keeps them, [`probing`] proves paths, [`wan`] knows our own endpoints and the relays, [`report`]
-//! answers questions.
+//! [`upkeep`] keeps them, [`probing`] proves paths, [`meeting`] crosses difficult NATs, [`owners`] watches
+//! routers that share a prefix, [`wan`] knows our own endpoints and the relays, [`report`] answers questions.
 //!
 //! Invariants: a path change touches no session; a map change touches no session of a peer that stays;
 //! what a stranger sends changes nothing before it is authenticated.
 
 mod handshake;
 mod map;
+mod meeting;
+mod owners;
 mod probing;
 mod report;
 mod sink;
@@ -17,10 +19,10 @@ mod wan;
 
 use crate::data::conntrack::Conntrack;
 use crate::data::routes::RouteTable;
-use crate::data::{Counters, DataSnapshot, DropReason, open_run};
+use crate::data::{Counters, DataSnapshot, Datagram, DropReason, open_run};
 use crate::entropy::Entropy;
 use crate::event::{Destination, EngineConfig, Event, Input, PathReason, Settings, Source, Transmit};
-use crate::path::probe::{self, SenderTag};
+use crate::path::probe::{self, Fitness, SenderTag};
 use crate::peers::Peers;
 use crate::session::{MessageKind, Session, SessionFactory, SessionIndex};
 use crate::stun::Stun;
@@ -28,6 +30,7 @@ use crate::timers::Timers;
 use arc_swap::ArcSwap;
 use meshd_policy::Filter;
 use meshd_proto::{Endpoint, NetworkMap, NodeId, NodeKey, RelayId, UnixSeconds};
+pub(crate) use owners::Duty;
 use sink::Sink;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -50,6 +53,36 @@ enum Timer {
     StunRound,
     /// A peer's key ends.
     Expiry,
+    /// The next probes to random ports of a peer's NAT.
+    Sweep(NodeId),
+    /// A look at the routers that share a prefix.
+    Owners,
+}
+
+/// What is known of the relays.
+#[derive(Debug, Default)]
+struct Relays {
+    /// We are attached to these.
+    up: BTreeSet<RelayId>,
+    /// We have asked the host to attach to these.
+    wanted: BTreeSet<RelayId>,
+    /// These do not answer right now.
+    doubtful: BTreeSet<RelayId>,
+    /// We were, or tried to be, and are not.
+    lost: BTreeSet<RelayId>,
+    /// Where peers send to us.
+    home: Option<RelayId>,
+    /// And where else, when that one is silent.
+    backup: Option<RelayId>,
+}
+
+impl Relays {
+    fn retain(&mut self, keep: impl Fn(&RelayId) -> bool) {
+        self.up.retain(&keep);
+        self.wanted.retain(&keep);
+        self.doubtful.retain(&keep);
+        self.lost.retain(&keep);
+    }
 }
 
 /// The engine. See the crate's documentation for the order of calls.
@@ -66,16 +99,20 @@ pub struct Engine<F: SessionFactory> {
     indexes: HashMap<SessionIndex, NodeId>,
     timers: Timers<Timer>,
     stun: Stun,
-    relays_up: BTreeSet<RelayId>,
-    relays_wanted: BTreeSet<RelayId>,
-    home_relay: Option<RelayId>,
+    relays: Relays,
+    /// What this node says of itself in every probe.
+    fitness: Fitness,
     local: Vec<Endpoint>,
+    /// What a router maps to us.
+    port_mapped: Option<Endpoint>,
     endpoints: Vec<Endpoint>,
     generation: u64,
     flows_cut: u64,
     counters: Arc<Counters>,
     epoch: Instant,
     data: Arc<ArcSwap<DataSnapshot<F::Session>>>,
+    /// Peers that share a prefix, and when one of them last had something to carry.
+    owners: owners::Owners,
     transmits: VecDeque<Transmit>,
     events: VecDeque<Event>,
 }
@@ -113,16 +150,17 @@ impl<F: SessionFactory> Engine<F> {
             indexes: HashMap::new(),
             timers: Timers::new(),
             stun: Stun::default(),
-            relays_up: BTreeSet::new(),
-            relays_wanted: BTreeSet::new(),
-            home_relay: None,
+            relays: Relays::default(),
+            fitness: Fitness::Fit,
             local: Vec::new(),
+            port_mapped: None,
             endpoints: Vec::new(),
             generation: 0,
             flows_cut: 0,
             counters,
             epoch: now,
             data: Arc::new(ArcSwap::from_pointee(snapshot)),
+            owners: owners::Owners::default(),
             transmits: VecDeque::new(),
             events: VecDeque::new(),
         }
@@ -132,14 +170,19 @@ impl<F: SessionFactory> Engine<F> {
     pub fn handle_input(&mut self, input: Input, now: Instant) {
         match input {
             Input::Map(map) => self.apply_map(map, now),
+            Input::Preshared(keys) => self.config.preshared = keys,
             Input::Settings(settings) => self.apply_settings(settings, now),
             Input::WallClock(seconds) => self.set_wall_clock(seconds, now),
             Input::Hints(hints) => hints.into_iter().for_each(|h| self.apply_hint(h, now)),
             Input::LinkChanged => self.link_changed(now),
             Input::LocalEndpoints(local) => self.set_local_endpoints(local, now),
+            Input::PortMapped(outside) => self.set_port_mapped(outside, now),
             Input::RelayAddresses { relay, addrs } => self.set_relay_addresses(relay, &addrs, now),
             Input::RelayUp(relay) => self.relay_up(relay, now),
             Input::RelayDown(relay) => self.relay_down(relay, now),
+            Input::RelayDoubtful { relay, doubtful } => self.relay_doubtful(relay, doubtful, now),
+            Input::Fitness(fitness) => self.set_fitness(fitness, now),
+            Input::Scattered { socket, from, payload } => self.scattered(socket, from, &payload, now),
             Input::Datagram { from, payload } => self.handle_datagram(from, &payload, now),
             Input::Outbound { packet } => self.handle_outbound(packet, now),
             Input::PeerSeen { peer, from } => self.peer_seen(peer, from, now),
@@ -158,6 +201,8 @@ impl<F: SessionFactory> Engine<F> {
                 Timer::Stun => self.poll_stun(now),
                 Timer::StunRound => self.next_stun_round(now),
                 Timer::Expiry => self.check_expiry(now),
+                Timer::Sweep(peer) => self.sweep(peer, now),
+                Timer::Owners => self.look_at_owners(now),
             }
         }
     }
@@ -200,7 +245,7 @@ impl<F: SessionFactory> Engine<F> {
     fn open_slowly(&mut self, from: Source, payload: &[u8], now: Instant) {
         let snapshot = self.data.load_full();
         let mut sink = Sink::default();
-        open_run(&snapshot, [(from, payload)], &mut sink, now);
+        open_run(&snapshot, [Datagram::unmarked(from, payload)], &mut sink, now);
         self.events.extend(sink.delivered.drain(..).map(Event::Deliver));
         for (peer, from) in sink.seen {
             self.peer_seen(peer, from, now);
@@ -216,7 +261,13 @@ impl<F: SessionFactory> Engine<F> {
             let mut live = state.slot.lock();
             std::mem::replace(&mut live.path, choice)
         };
-        let in_doubt = matches!(why, PathReason::Doubtful | PathReason::Recovered);
+        let in_doubt = matches!(
+            why,
+            PathReason::Doubtful
+                | PathReason::Recovered
+                | PathReason::RelayDoubtful
+                | PathReason::RelayRecovered
+        );
         if state.up && before != choice && (before.to != choice.to || in_doubt) {
             self.events.push_back(Event::PathChanged { peer: id, from: before.to, to: choice.to, why });
         }

@@ -1,5 +1,6 @@
 //! What goes into the engine and what comes out, as values.
 
+use crate::path::probe::Fitness;
 use meshd_proto::{
     Endpoint, Hint, NetworkId, NetworkMap, NodeId, NodeKey, NodeSecret, Prefix, RelayId, UnixSeconds,
 };
@@ -45,12 +46,14 @@ pub struct EngineConfig {
     pub preshared: BTreeMap<NodeKey, Preshared>,
     /// Accept loopback addresses as endpoints of peers. For tests on one machine only.
     pub allow_loopback: bool,
+    /// Renew the keys of a session in use this often; `None`: as WireGuard does it, every two minutes.
+    pub rekey_after: Option<Duration>,
 }
 
 impl EngineConfig {
     /// The usual configuration: no preshared keys, no loopback.
     pub fn new(secret: NodeSecret, network: NetworkId) -> Self {
-        Self { secret, network, preshared: BTreeMap::new(), allow_loopback: false }
+        Self { secret, network, preshared: BTreeMap::new(), allow_loopback: false, rekey_after: None }
     }
 }
 
@@ -97,6 +100,8 @@ pub enum Input {
     Settings(Settings),
     /// Local addresses with the port of our UDP sockets. A change is a link event.
     LocalEndpoints(Vec<Endpoint>),
+    /// A router maps this outside endpoint to our port, or no longer.
+    PortMapped(Option<Endpoint>),
     /// The host resolved a relay's names: its addresses with the relay's UDP port.
     RelayAddresses {
         /// The relay.
@@ -108,6 +113,24 @@ pub enum Input {
     RelayUp(RelayId),
     /// We no longer are.
     RelayDown(RelayId),
+    /// A relay that we are attached to stays silent under traffic, or answers again.
+    RelayDoubtful {
+        /// Which.
+        relay: RelayId,
+        /// Silent.
+        doubtful: bool,
+    },
+    /// Whether this node is fit to carry flows for others: it says so in every probe.
+    Fitness(Fitness),
+    /// A datagram at one of the sockets of [`Event::Scatter`].
+    Scattered {
+        /// Which socket, by the host's number.
+        socket: u64,
+        /// Who sent it.
+        from: Endpoint,
+        /// The datagram.
+        payload: Vec<u8>,
+    },
     /// A datagram that the data threads handed up ([`data::OpenSink::hand_up`](crate::data::OpenSink::hand_up)),
     /// or any datagram at all: data packets are opened here too, only slower.
     Datagram {
@@ -133,6 +156,8 @@ pub enum Input {
     /// Connect to a peer without a packet, and ping it (`meshd ping`): [`Event::Pong`] is the answer, on
     /// whatever way it comes first. A peer that runs plain WireGuard has no answer to give.
     Connect(NodeId),
+    /// The preshared keys of single peers, all of them. Sessions that stand keep the key they began with.
+    Preshared(BTreeMap<NodeKey, Preshared>),
     /// The wall clock, for the expiry of keys. Send it at start, once a minute and after a clock jump.
     WallClock(UnixSeconds),
 }
@@ -155,8 +180,27 @@ pub enum Event {
     EndpointsChanged(Vec<Endpoint>),
     /// The relay where peers should send to us: attach there and report it to the coordinator.
     HomeRelay(RelayId),
-    /// A peer is reached through this relay: attach to it, and say so by [`Input::RelayUp`].
+    /// A peer is reached through this relay, or it is our backup: attach to it, and say so by
+    /// [`Input::RelayUp`].
     WantRelay(RelayId),
+    /// Open that many sockets, send `payload` to `to` from each, and hand over what comes in there for the
+    /// next [`SCATTER_LIFE`](crate::path::birthday::SCATTER_LIFE) by [`Input::Scattered`].
+    Scatter {
+        /// A peer's outside endpoint.
+        to: Endpoint,
+        /// A sealed probe.
+        payload: Vec<u8>,
+        /// How many.
+        sockets: usize,
+    },
+    /// From now on datagrams for `endpoint` leave by that socket of [`Event::Scatter`], and the others of
+    /// the same scattering are closed. Do this before the next transmit.
+    Adopt {
+        /// The host's number of the socket.
+        socket: u64,
+        /// The peer's endpoint.
+        endpoint: Endpoint,
+    },
     /// A decrypted packet, checked and filtered, for the host.
     Deliver(Vec<u8>),
     /// Data to a peer goes another way from now on.
@@ -211,6 +255,10 @@ pub enum PathReason {
     Roamed,
     /// The relay is gone, or the peer moved to another.
     RelayChanged,
+    /// The relay is silent: the backup is used as well.
+    RelayDoubtful,
+    /// The relay answers again.
+    RelayRecovered,
     /// The peer left the map, its key ended, or its session did.
     Gone,
 }
@@ -228,6 +276,8 @@ impl PathReason {
             Self::Idle => "idle",
             Self::Roamed => "peer moved",
             Self::RelayChanged => "relay changed",
+            Self::RelayDoubtful => "the relay is silent for a moment: backup relay used as well",
+            Self::RelayRecovered => "the relay answers again",
             Self::Gone => "peer gone",
         }
     }

@@ -23,13 +23,17 @@ pub mod data;
 mod engine;
 mod entropy;
 pub mod event;
+pub mod nat;
 pub mod packet;
 pub mod path;
 mod peers;
+pub mod self_test;
 pub mod session;
 pub mod status;
 mod stun;
 mod timers;
 
 pub use engine::Engine;
-pub use event::{Destination, EngineConfig, Event, Input, Settings, Source, Transmit, Via};
+pub use event::{
+    Destination, EngineConfig, Event, Input, PathReason, Preshared, Settings, Source, Transmit, Via,
+};

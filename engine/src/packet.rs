@@ -29,8 +29,14 @@ pub mod tcp_flag {
     pub const SYN: u8 = 0x02;
     /// Reset.
     pub const RST: u8 = 0x04;
+    /// Hand it to the application now.
+    pub const PSH: u8 = 0x08;
     /// The acknowledgment field is valid.
     pub const ACK: u8 = 0x10;
+    /// Congestion was met (RFC 3168).
+    pub const ECE: u8 = 0x40;
+    /// The congestion window was reduced (RFC 3168).
+    pub const CWR: u8 = 0x80;
 }
 
 /// An IP packet.
@@ -44,6 +50,8 @@ pub struct Packet {
     pub protocol: u8,
     /// Length of the packet by its own header; the bytes may be longer (padding).
     pub len: usize,
+    /// Where the upper layer begins.
+    pub upper_at: usize,
     /// What the upper layer says.
     pub upper: Upper,
     /// The fragment's identification, if this is a part of a packet.
@@ -162,6 +170,7 @@ fn parse_v4(bytes: &[u8]) -> Result<Packet, PacketError> {
         dst: v4(header, 16),
         protocol: header[9],
         len,
+        upper_at: header_len,
         upper: Upper::Opaque,
         fragment: (more || offset > 0).then_some(id),
     };

@@ -8,6 +8,7 @@
 //! again. It never holds more than [`MAX_PER_FAMILY`] candidates of a family from a peer's list and as
 //! many that were learned from the peer's own authenticated datagrams.
 
+pub mod birthday;
 pub mod candidate;
 pub mod probe;
 mod watch;
@@ -100,6 +101,8 @@ pub(crate) struct Paths {
     way: Way,
     /// The relay to use, if one is usable.
     relay: Option<RelayId>,
+    /// The one to use as well, while that one is silent.
+    spare: Option<RelayId>,
     pub(crate) reason: PathReason,
     /// Since when an answer is missing.
     waiting: Option<Instant>,
@@ -118,6 +121,7 @@ impl Paths {
             candidates: Vec::new(),
             way: Way::None,
             relay: None,
+            spare: None,
             reason: PathReason::First,
             waiting: None,
             lost: None,
@@ -140,13 +144,19 @@ impl Paths {
         self.relay.map(|relay| Destination::Relay { relay, peer: self.key })
     }
 
+    /// Over the other relay, while the first is silent.
+    pub(crate) fn over_spare(&self) -> Option<Destination> {
+        self.spare.map(|relay| Destination::Relay { relay, peer: self.key })
+    }
+
     /// What the data threads shall do.
     pub(crate) fn choice(&self) -> PathChoice {
         match self.way {
             Way::None => PathChoice::default(),
-            Way::Relay => PathChoice { to: self.over_relay(), also: None },
+            Way::Relay => PathChoice { to: self.over_relay(), also: self.over_spare() },
             Way::Direct { endpoint, health } => {
-                let also = if health == Health::Good { None } else { self.over_relay() };
+                let relay = || self.over_spare().or_else(|| self.over_relay());
+                let also = if health == Health::Good { None } else { relay() };
                 PathChoice { to: Some(Destination::Udp(endpoint)), also }
             }
         }
@@ -251,9 +261,14 @@ impl Paths {
     }
 
     /// The usable relay is `relay` from now on.
-    pub(crate) fn set_relay(&mut self, relay: Option<RelayId>) -> Option<PathReason> {
+    pub(crate) fn set_relay(&mut self, relay: Option<RelayId>, spare: Option<RelayId>) -> Option<PathReason> {
+        let spared = std::mem::replace(&mut self.spare, spare);
         if self.relay == relay {
-            return None;
+            return match (spared == spare, spare) {
+                (true, _) => None,
+                (false, Some(_)) => Some(PathReason::RelayDoubtful),
+                (false, None) => Some(PathReason::RelayRecovered),
+            };
         }
         self.relay = relay;
         self.relay_rtt = None;

@@ -1,11 +1,14 @@
 //! What the engine keeps about each peer.
 
 use crate::data::{PeerSlot, moment};
+use crate::engine::Duty;
 use crate::event::Destination;
+use crate::nat::Mapping;
+use crate::path::birthday::{Grant, Meeting, Sweep};
 use crate::path::probe::{ProbeKey, SenderTag};
 use crate::path::{Activity, Paths};
 use meshd_proto::netmap::{Peer, PeerKind};
-use meshd_proto::{Hint, NodeId, NodeKey, RelayId};
+use meshd_proto::{Endpoint, Hint, NodeId, NodeKey, RelayId};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -26,8 +29,14 @@ pub(crate) struct PeerState<S> {
     pub(crate) hint: Option<Hint>,
     /// The relay that an authenticated packet of the peer last came through.
     pub(crate) relay_heard: Option<(RelayId, Instant)>,
-    /// The home relay that the peer itself named.
-    pub(crate) relay_told: Option<RelayId>,
+    /// What the peer itself said of where it is.
+    pub(crate) said: Said,
+    /// Crossing difficult NATs.
+    pub(crate) meeting: Meeting,
+    pub(crate) grant: Grant,
+    pub(crate) sweep: Option<Sweep>,
+    /// Its answers to probes as a router.
+    pub(crate) duty: Duty,
     /// Packets that wait for a session.
     pub(crate) queue: VecDeque<Vec<u8>>,
     pub(crate) attempt: Option<Attempt>,
@@ -41,6 +50,16 @@ pub(crate) struct PeerState<S> {
     pub(crate) up: bool,
     /// When a person asked for a ping that has not been answered yet.
     pub(crate) asking: Option<Instant>,
+}
+
+/// What a peer said of itself in its last list of candidates.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Said {
+    pub(crate) home_relay: Option<RelayId>,
+    pub(crate) backup_relay: Option<RelayId>,
+    pub(crate) mapping: Mapping,
+    /// Its IPv4 endpoint as STUN sees it.
+    pub(crate) mapped: Option<Endpoint>,
 }
 
 /// A handshake of ours that is under way.
@@ -73,7 +92,11 @@ impl<S> PeerState<S> {
             probe_key: None,
             hint: None,
             relay_heard: None,
-            relay_told: None,
+            said: Said::default(),
+            meeting: Meeting::default(),
+            grant: Grant::default(),
+            sweep: None,
+            duty: Duty::default(),
             queue: VecDeque::new(),
             attempt: None,
             unconfirmed: None,

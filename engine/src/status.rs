@@ -1,5 +1,7 @@
 //! What the engine can say about itself, for the command line.
 
+use crate::nat::Mapping;
+use crate::path::probe::Fitness;
 use meshd_proto::{Endpoint, Hostname, MeshAddrs, NodeId, NodeKey, RelayId};
 use std::time::Duration;
 
@@ -12,6 +14,12 @@ pub struct Status {
     pub endpoints: Vec<Endpoint>,
     /// Where peers send relayed packets for us.
     pub home_relay: Option<RelayId>,
+    /// Where they send when that one is silent.
+    pub backup_relay: Option<RelayId>,
+    /// How the NAT in front of us maps IPv4.
+    pub mapping_v4: Mapping,
+    /// The same for IPv6.
+    pub mapping_v6: Mapping,
     /// The relays.
     pub relays: Vec<RelayStatus>,
     /// Packets dropped since start, by reason.
@@ -27,6 +35,8 @@ pub struct RelayStatus {
     pub id: RelayId,
     /// Whether we are attached.
     pub up: bool,
+    /// Silent under traffic right now.
+    pub doubtful: bool,
     /// Round-trip time of its STUN answers.
     pub rtt: Option<Duration>,
     /// What it sees as our endpoint, by each of its addresses.
@@ -64,6 +74,8 @@ pub struct PeerStatus {
     pub online: Option<bool>,
     /// The endpoints tried.
     pub candidates: Vec<CandidateStatus>,
+    /// What it says of itself as a router.
+    pub fitness: Fitness,
 }
 
 /// Which way data to a peer goes.

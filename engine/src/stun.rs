@@ -3,6 +3,7 @@
 //! An answer counts only from the server that was asked and with the transaction id it was asked with.
 
 use crate::entropy::Entropy;
+use crate::nat::Mapping;
 use meshd_proto::stun::{Binding, TransactionId, encode_request};
 use meshd_proto::{Endpoint, RelayId};
 use std::collections::{BTreeMap, HashMap};
@@ -25,11 +26,15 @@ pub(crate) struct Stun {
     servers: BTreeMap<Endpoint, Server>,
     open: HashMap<TransactionId, Endpoint>,
     round: Option<Instant>,
+    /// Of IPv4 and IPv6.
+    mappings: [Mapping; 2],
 }
 
 #[derive(Debug)]
 struct Server {
     relay: RelayId,
+    /// The relay's second port: it tells about the NAT, and nothing else.
+    second: bool,
     /// Requests left in this round, and when the next one is due.
     pending: Option<(u32, Instant)>,
     sent: HashMap<TransactionId, Instant>,
@@ -38,14 +43,22 @@ struct Server {
 }
 
 impl Stun {
-    /// The addresses of `relay` are these from now on.
-    pub(crate) fn set_relay(&mut self, relay: RelayId, addrs: &[Endpoint], now: Instant) {
-        let addrs = &addrs[..addrs.len().min(MAX_ADDRESSES)];
-        self.servers.retain(|at, s| s.relay != relay || addrs.contains(at));
+    /// The addresses of `relay` are these from now on; on its second port it answers STUN, too (0: none).
+    pub(crate) fn set_relay(&mut self, relay: RelayId, addrs: &[Endpoint], second_port: u16, now: Instant) {
+        let addrs = addrs[..addrs.len().min(MAX_ADDRESSES)].iter().map(|a| (*a, false));
+        let all: BTreeMap<Endpoint, bool> = addrs
+            .flat_map(|(addr, _)| {
+                let second = Endpoint((addr.0.ip(), second_port).into());
+                [(addr, false), (second, true)]
+            })
+            .filter(|(addr, _)| addr.is_sendable())
+            .collect();
+        self.servers.retain(|at, s| s.relay != relay || all.contains_key(at));
         self.open.retain(|_, at| self.servers.contains_key(at));
-        for addr in addrs.iter().filter(|a| a.is_sendable()) {
-            self.servers.entry(*addr).or_insert_with(|| Server {
+        for (addr, second) in all {
+            self.servers.entry(addr).or_insert_with(|| Server {
                 relay,
+                second,
                 pending: Some((REQUESTS, now)),
                 sent: HashMap::new(),
                 mapped: None,
@@ -123,12 +136,42 @@ impl Stun {
         let endpoint = Endpoint::canonical(mapped.0);
         let changed = server.mapped.is_none_or(|(old, _)| old != endpoint);
         server.mapped = Some((endpoint, now));
-        changed
+        let changed = changed && !server.second;
+        let before = self.mappings;
+        self.classify(endpoint.0.is_ipv6());
+        changed || self.mappings != before
+    }
+
+    /// Compares what the servers saw in this round.
+    fn classify(&mut self, v6: bool) {
+        let seen: Vec<Endpoint> = self
+            .servers
+            .iter()
+            .filter(|(at, _)| at.0.is_ipv6() == v6)
+            .filter_map(|(_, s)| s.mapped)
+            .filter(|(_, at)| self.round.is_none_or(|round| *at >= round))
+            .map(|(endpoint, _)| endpoint)
+            .collect();
+        let found = Mapping::of_sightings(&seen);
+        if found != Mapping::Unknown {
+            self.mappings[usize::from(v6)] = found;
+        }
+    }
+
+    /// How the NAT in front of us maps, as far as that is known.
+    pub(crate) fn mapping(&self, v6: bool) -> Mapping {
+        self.mappings[usize::from(v6)]
+    }
+
+    /// Our IPv4 endpoint as the first relay sees it.
+    pub(crate) fn mapped_v4(&self) -> Option<Endpoint> {
+        self.mapped().into_iter().find(|e| e.0.is_ipv4())
     }
 
     /// Our outside endpoints, without repetition.
     pub(crate) fn mapped(&self) -> Vec<Endpoint> {
-        let mut all: Vec<_> = self.servers.values().filter_map(|s| s.mapped).map(|(e, _)| e).collect();
+        let first = self.servers.values().filter(|s| !s.second);
+        let mut all: Vec<_> = first.filter_map(|s| s.mapped).map(|(e, _)| e).collect();
         all.sort_unstable();
         all.dedup();
         all
@@ -148,6 +191,7 @@ impl Stun {
     /// Forgets what was mapped: the link changed.
     pub(crate) fn forget(&mut self) {
         self.servers.values_mut().for_each(|s| s.mapped = None);
+        self.mappings = [Mapping::Unknown; 2];
     }
 }
 

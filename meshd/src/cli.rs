@@ -1,7 +1,9 @@
 //! The command line as types. Parsed once here; a command gets its own struct.
 
 use clap::{Args, Parser, Subcommand};
+use meshd_node::userspace::PortForward;
 use meshd_proto::localapi::{PrefixList, Settings};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// A WireGuard mesh VPN: direct, encrypted links between your machines, and the networks behind them.
@@ -12,8 +14,10 @@ pub(crate) struct Cli {
     #[arg(long, global = true)]
     pub(crate) json: bool,
     /// Where the daemon listens
-    #[arg(long, global = true, value_name = "PATH", default_value = meshd_proto::localapi::SOCKET, hide = true)]
-    pub(crate) socket: PathBuf,
+    ///
+    /// By default /run/meshd/api.sock, or the one of a daemon that you run yourself in userspace mode.
+    #[arg(long, global = true, value_name = "PATH", hide = true)]
+    pub(crate) socket: Option<PathBuf>,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -28,8 +32,17 @@ pub(crate) enum Command {
     Status,
     /// Reach a node through the mesh; says path and round-trip time
     Ping(Ping),
+    /// Find out what kind of network this is: NAT, relays, what is blocked
+    Netcheck,
+    /// Show which ways data to a node went lately, and why it changed
+    Path(Path),
+    /// Let other routers of the same networks take new flows (before maintenance)
+    Drain(Drain),
     /// List routes: offered by this node, and used from others
     Routes,
+    /// See how names are answered on this host, and why
+    #[command(subcommand)]
+    Dns(Dns),
     /// Change settings of this node; what is not named stays
     Set(Set),
     /// Show the daemon's last log lines
@@ -38,7 +51,11 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Export(Export),
     /// Print version and build
-    Version,
+    Version {
+        /// Compute known answers of the cryptography that this build uses, and fail when one is wrong
+        #[arg(long)]
+        self_test: bool,
+    },
     /// Run the daemon in the foreground (for systemd and containers)
     Run(Run),
     /// Undo what a killed daemon left on the host
@@ -99,6 +116,39 @@ pub(crate) struct Ping {
     /// How long to wait for each answer, in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..=60_000))]
     pub(crate) timeout: u32,
+    /// Go on until an answer came over a direct path (at most COUNT answers, 20 if not given)
+    #[arg(long)]
+    pub(crate) until_direct: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Path {
+    /// Name or mesh address of a node
+    pub(crate) target: String,
+    /// How far back, like 90s, 30m or 2h
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration)]
+    pub(crate) since: std::time::Duration,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Drain {
+    /// Take new flows again
+    #[arg(long)]
+    pub(crate) off: bool,
+}
+
+/// A duration in whole seconds, minutes or hours.
+fn duration(text: &str) -> Result<std::time::Duration, String> {
+    let wrong = || format!("`{text}` is not a time like 90s, 30m or 2h");
+    let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(wrong)?;
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let factor = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        _ => return Err(wrong()),
+    };
+    number.checked_mul(factor).map(std::time::Duration::from_secs).ok_or_else(wrong)
 }
 
 #[derive(Debug, Args)]
@@ -118,6 +168,25 @@ pub(crate) struct Logs {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum Dns {
+    /// Show the resolver, where questions go, and what became of them
+    Status,
+    /// Ask about a name as this host would
+    Query(NameArgs),
+    /// Say step by step why a name is answered as it is
+    Explain(NameArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NameArgs {
+    /// The name
+    pub(crate) name: String,
+    /// Record type
+    #[arg(value_name = "TYPE", default_value = "A")]
+    pub(crate) kind: String,
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum Export {
     /// A configuration for the plain WireGuard app of a phone, Mac or Windows machine
     ///
@@ -129,17 +198,68 @@ pub(crate) enum Export {
         /// Do not print the QR code
         #[arg(long)]
         no_qr: bool,
+        /// Add a preshared key: a second secret, known to the device and this node only
+        #[arg(long)]
+        preshared_key: bool,
     },
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Run {
-    /// Keys, settings and the last map
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/meshd")]
-    pub(crate) state_dir: PathBuf,
+    /// Keys, settings and the last map [default: /var/lib/meshd; without root $XDG_STATE_HOME/meshd]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
     /// Configuration file; unknown keys are refused
     #[arg(long, value_name = "FILE", default_value = "/etc/meshd/meshd.toml")]
     pub(crate) config: PathBuf,
+    /// How packets meet this host: by a mesh interface, or (`userspace`) by a TCP/IP stack inside meshd,
+    /// which needs no privileges and changes nothing on the host
+    #[arg(long, value_name = "MODE", value_enum, default_value_t = Tun::Kernel)]
+    pub(crate) tun: Tun,
+    #[command(flatten)]
+    pub(crate) userspace: UserspaceArgs,
+    /// Queues for packets, each with two threads (1 to 16; default: the cores, up to 4)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=16))]
+    pub(crate) data_threads: Option<u8>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Tun {
+    /// A TUN interface (root, or NET_ADMIN)
+    Kernel,
+    /// No interface, no privileges
+    Userspace,
+}
+
+/// What serves programs in userspace mode.
+#[derive(Debug, Args, Default)]
+pub(crate) struct UserspaceArgs {
+    /// Serve a SOCKS5 proxy here, for example 127.0.0.1:1080 (userspace mode)
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) socks5: Option<SocketAddr>,
+    /// Serve an HTTP proxy here, for example 127.0.0.1:8080 (userspace mode)
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) http_proxy: Option<SocketAddr>,
+    /// Let a port of this node's mesh address end at an address of this host (userspace mode); may be
+    /// given more than once
+    #[arg(long, value_name = "PORT=ADDRESS:PORT")]
+    pub(crate) forward: Vec<PortForward>,
+    /// Let other machines use the proxies; they reach the mesh only, and need the credentials
+    #[arg(long, requires = "proxy_credentials")]
+    pub(crate) proxy_listen_any: bool,
+    /// A file with `user:password`, which the proxies then ask for
+    #[arg(long, value_name = "FILE")]
+    pub(crate) proxy_credentials: Option<PathBuf>,
+}
+
+impl UserspaceArgs {
+    /// Whether nothing was asked for.
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.socks5.is_none()
+            && self.http_proxy.is_none()
+            && self.forward.is_empty()
+            && self.proxy_credentials.is_none()
+    }
 }
 
 #[derive(Debug, Args)]
@@ -147,6 +267,9 @@ pub(crate) struct Cleanup {
     /// The state directory
     #[arg(long, value_name = "DIR", default_value = "/var/lib/meshd")]
     pub(crate) state_dir: PathBuf,
+    /// Configuration file, for tests of crashes
+    #[arg(long, value_name = "FILE", default_value = "/etc/meshd/meshd.toml", hide = true)]
+    pub(crate) config: PathBuf,
 }
 
 /// Settings that `up` and `set` share.

@@ -3,9 +3,14 @@
 mod cleanup;
 mod completions;
 mod daemon;
+mod dns;
 mod down;
+mod drain;
 mod export;
 mod logs;
+mod netcheck;
+mod path;
+mod paths;
 mod ping;
 mod set;
 mod status;
@@ -27,17 +32,22 @@ pub(crate) struct Globals {
 /// # Errors
 /// Whatever the command reports; `main` prints it.
 pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
-    let globals = Globals { json: cli.json, socket: cli.socket };
+    let socket = paths::socket(cli.socket, &cli.command);
+    let globals = Globals { json: cli.json, socket };
     match cli.command {
         Command::Up(args) => up::run(&globals, args),
         Command::Down(args) => down::run(&globals, &args),
         Command::Status => status::run(&globals, status::View::Whole),
         Command::Routes => status::run(&globals, status::View::Routes),
         Command::Ping(args) => ping::run(&globals, &args),
+        Command::Netcheck => netcheck::run(&globals),
+        Command::Path(args) => path::run(&globals, &args),
+        Command::Drain(args) => drain::run(&globals, &args),
         Command::Set(args) => set::run(&globals, args),
+        Command::Dns(what) => dns::run(&globals, &what),
         Command::Logs(args) => logs::run(&globals, &args),
         Command::Export(what) => export::run(&globals, &what),
-        Command::Version => version::run(&globals),
+        Command::Version { self_test } => version::run(&globals, self_test),
         Command::Run(args) => daemon::run(&globals, &args),
         Command::Cleanup(args) => cleanup::run(&globals, &args),
         Command::Completions { shell } => completions::shell(shell),

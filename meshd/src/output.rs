@@ -1,5 +1,6 @@
 //! What people see: errors with a hint, aligned tables, colour only on a terminal.
 
+pub(crate) mod names;
 mod status;
 
 pub(crate) use status::{routes, status};

@@ -32,7 +32,9 @@ pub(crate) fn start(socket: &Path, no_service: bool) -> anyhow::Result<Started> 
     if !rustix::process::geteuid().is_root() {
         return Err(CliError {
             message: "the meshd daemon is not running, and starting it needs root".to_owned(),
-            hint: "run the same command with sudo".to_owned(),
+            hint:
+                "run the same command with sudo; or without root: `meshd run --tun=userspace` (see the guide)"
+                    .to_owned(),
             code: 77,
         }
         .into());

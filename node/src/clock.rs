@@ -14,6 +14,18 @@ pub fn timer_now() -> tokio::time::Instant {
     tokio::time::Instant::now()
 }
 
+/// How much further the clock that counts sleep (CLOCK_BOOTTIME) is than the one that does not
+/// (CLOCK_MONOTONIC): all the time that this machine was suspended since it booted.
+pub fn suspended() -> Duration {
+    use rustix::time::{ClockId, clock_gettime};
+    // Monotonic first: a suspend between the two counts at once.
+    let [monotonic, boot] = [ClockId::Monotonic, ClockId::Boottime].map(clock_gettime);
+    let duration = |t: rustix::time::Timespec| {
+        Duration::new(u64::try_from(t.tv_sec).unwrap_or(0), u32::try_from(t.tv_nsec).unwrap_or(0))
+    };
+    duration(boot).saturating_sub(duration(monotonic))
+}
+
 /// Wall-clock time in whole seconds; 0 when the clock is before 1970.
 pub fn wall() -> UnixSeconds {
     UnixSeconds(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs())

@@ -15,8 +15,10 @@ mod backoff;
 mod dial;
 mod session;
 
-pub use dial::DialError;
+pub use crate::dial::DialError;
 
+use crate::dial::{Dialer, Proxy};
+use crate::outside_names::OutsideNames;
 use backoff::Backoff;
 use meshd_proto::control::{Answer, Call, MapPosition, Offer, Refusal};
 use meshd_proto::permit::SignedPermit;
@@ -92,6 +94,10 @@ pub struct ControlConfig {
     pub map: Option<Arc<NetworkMap>>,
     /// Mark of the sockets, so that they never enter the tunnel; `None`: unmarked.
     pub fwmark: Option<u32>,
+    /// How the coordinator's names are resolved.
+    pub names: OutsideNames,
+    /// A proxy that may be needed to get out.
+    pub proxy: Option<Proxy>,
 }
 
 /// What the machine tells of itself.
@@ -134,7 +140,8 @@ pub enum Command {
     },
     /// The network has changed: drop the session that may be dead and dial at once.
     Reconnect,
-    /// Leave the mesh for good; the client ends with [`ControlEvent::Left`].
+    /// Leave the mesh for good; the client ends with [`ControlEvent::Left`], within
+    /// `session::LEAVE_LIMIT` when there is a session.
     Leave,
 }
 
@@ -175,7 +182,10 @@ pub enum ControlEvent {
         reason: String,
     },
     /// The node has left. Final.
-    Left,
+    Left {
+        /// Whether the coordinator has confirmed it; else it keeps an absent member.
+        confirmed: bool,
+    },
     /// No session; trying again.
     Disconnected {
         /// For a person.
@@ -204,9 +214,11 @@ pub struct ControlClient {
     config: ControlConfig,
     wishes: Wishes,
     map: Arc<NetworkMap>,
-    dialer: dial::Dialer,
+    dialer: Dialer,
     commands: mpsc::Receiver<Command>,
     events: mpsc::Sender<ControlEvent>,
+    /// The farewell is on its way.
+    leaving: bool,
 }
 
 /// What the owner wants the coordinator to know: sent whole in every session.
@@ -237,8 +249,12 @@ impl ControlClient {
             .clone()
             .filter(|m| m.network == config.network)
             .unwrap_or_else(|| Arc::new(NetworkMap::empty(config.network)));
-        let dialer = dial::Dialer::new(config.fwmark);
-        (Self { config, wishes: Wishes::default(), map, dialer, commands, events }, command_tx, event_rx)
+        let dialer = Dialer::new(config.fwmark, config.proxy.clone(), config.names.clone());
+        (
+            Self { config, wishes: Wishes::default(), map, dialer, commands, events, leaving: false },
+            command_tx,
+            event_rx,
+        )
     }
 
     /// Runs until a final refusal, a revocation, a leave, or until the owner is gone.
@@ -274,10 +290,7 @@ impl ControlClient {
                     None => return Some(Ended::OwnerGone),
                     Some(Command::Reconnect) => return None,
                     // Nobody to tell: the owner goes, the coordinator keeps an offline member.
-                    Some(Command::Leave) => {
-                        let _ = self.events.send(ControlEvent::Left).await;
-                        return Some(Ended::Left);
-                    },
+                    Some(Command::Leave) => return Some(self.left(false).await),
                     Some(Command::Call { id, .. }) => {
                         let answer = Answer::Failed {
                             message: "there is no connection to the coordinator".to_owned(),
@@ -289,6 +302,11 @@ impl ControlClient {
                 },
             }
         }
+    }
+
+    async fn left(&self, confirmed: bool) -> Ended {
+        let _ = self.events.send(ControlEvent::Left { confirmed }).await;
+        Ended::Left
     }
 
     /// Keeps what a later session has to say.

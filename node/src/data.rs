@@ -1,36 +1,41 @@
-//! The data threads: packets between the TUN device and the UDP sockets.
+//! The data threads: packets between the host's device and the UDP sockets.
 //!
 //! Plain OS threads, run to completion: read a batch, seal or open it by the engine's pure functions
 //! over the published snapshot, write. No tokio, no lock over a system call, no allocation per packet.
+//! Runs travel whole: a super-packet of the host becomes one send of many datagrams (GSO), a run of
+//! datagrams (GRO) becomes one write of a super-packet. Whatever the kernel lacks is found out at run
+//! time and done packet by packet.
+//!
+//! With several threads each has a queue of the device and sockets of its own: the kernel keeps a flow
+//! on one queue and a peer on one socket, so packets of a flow stay in order.
+//!
 //! What is not data (handshakes, probes, STUN, relay control, packets without a session) goes to the
 //! mesh task by one bounded queue; when that is full, it is dropped and counted: the protocols retry.
 
+mod device;
 mod inbound;
 mod outbound;
+mod sealed;
 mod wire;
 
+pub use device::{DEVICE_ROOM, Device, PacketDevice};
 pub use wire::{RelayPeers, Wire};
 
-use crate::tun::Tun;
 use arc_swap::ArcSwap;
 use meshd_engine::Source;
-use meshd_engine::data::DataSnapshot;
+use meshd_engine::data::{DataSnapshot, Offloads};
 use meshd_engine::session::wireguard::WireGuardSession;
+use meshd_proto::localapi::DataPlaneStatus;
 use meshd_proto::{Endpoint, NodeId, RelayId};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use tokio::sync::mpsc;
 
 /// What the data threads publish and read: the engine's snapshot with real WireGuard sessions.
 pub type Snapshot = ArcSwap<DataSnapshot<WireGuardSession>>;
-
-/// Packets read from a descriptor before they are processed.
-const BATCH: usize = 64;
-/// Largest packet from the TUN device or in a datagram that we handle.
-const PACKET_ROOM: usize = 2048;
 
 /// What a data thread hands up to the mesh task.
 #[derive(Debug)]
@@ -103,22 +108,32 @@ impl Up {
     }
 }
 
+/// Which offloads the threads use. GSO may end while they run: a driver may refuse it.
+#[derive(Debug)]
+struct OffloadsInUse {
+    accepts: Offloads,
+    gso: Arc<AtomicBool>,
+    gro: bool,
+}
+
 /// The running threads. They stop and are joined when this is dropped.
 #[derive(Debug)]
 pub struct DataThreads {
     threads: Vec<JoinHandle<()>>,
     stop: OwnedFd,
+    queues: usize,
+    offloads: OffloadsInUse,
     /// Their counters.
     pub counters: Arc<ThreadCounters>,
 }
 
 impl DataThreads {
-    /// Starts one thread for the TUN device and one for each socket.
+    /// Starts two threads for each queue of the device: out and in.
     ///
     /// # Errors
     /// When a thread cannot be made.
     pub fn start(
-        tun: &Tun,
+        queues: &[Device],
         wire: &Arc<Wire>,
         snapshot: &Arc<Snapshot>,
         queue: mpsc::Sender<HandUp>,
@@ -127,27 +142,47 @@ impl DataThreads {
         let up = Up { queue, counters: Arc::clone(&counters) };
         // An event descriptor that nobody reads: once written, it is readable for every thread.
         let stop = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC)?;
-        let mut threads = Self { threads: Vec::new(), stop, counters };
-        let outbound = outbound::Outbound {
-            tun: tun.clone(),
-            wire: Arc::clone(wire),
-            snapshot: Arc::clone(snapshot),
-            up: up.clone(),
-        };
-        threads.spawn("mesh-out", |stop| outbound.run(&stop))?;
-        for (name, v6) in [("mesh-in4", false), ("mesh-in6", true)] {
-            if wire.socket(v6).is_some() {
-                let inbound = inbound::Inbound {
-                    tun: tun.clone(),
-                    wire: Arc::clone(wire),
-                    snapshot: Arc::clone(snapshot),
-                    up: up.clone(),
-                    v6,
-                };
-                threads.spawn(name, |stop| inbound.run(&stop))?;
-            }
+        let gso = Arc::new(AtomicBool::new(wire.offloads().gso));
+        let accepts = queues.first().map(|q| q.accepts()).unwrap_or_default();
+        let offloads = OffloadsInUse { accepts, gso: Arc::clone(&gso), gro: wire.offloads().gro };
+        let mut threads = Self { threads: Vec::new(), stop, queues: queues.len(), counters, offloads };
+        for (index, device) in queues.iter().enumerate() {
+            // More queues than sockets: the sockets are shared.
+            let socket = index % wire.threads().max(1);
+            let outbound = outbound::Outbound {
+                device: Arc::clone(device),
+                wire: Arc::clone(wire),
+                thread: socket,
+                snapshot: Arc::clone(snapshot),
+                up: up.clone(),
+                gso: Arc::clone(&gso),
+            };
+            threads.spawn(&format!("mesh-out{index}"), |stop| outbound.run(&stop))?;
+        }
+        for index in 0..wire.threads() {
+            let Some(device) = queues.get(index).or(queues.first()) else { break };
+            let inbound = inbound::Inbound {
+                device: Arc::clone(device),
+                wire: Arc::clone(wire),
+                thread: index,
+                snapshot: Arc::clone(snapshot),
+                up: up.clone(),
+            };
+            threads.spawn(&format!("mesh-in{index}"), |stop| inbound.run(&stop))?;
         }
         Ok(threads)
+    }
+
+    /// Threads and offloads as they are now.
+    pub fn status(&self) -> DataPlaneStatus {
+        let o = &self.offloads;
+        DataPlaneStatus {
+            threads: u32::try_from(self.queues).unwrap_or(u32::MAX),
+            tun_tcp: o.accepts.tcp,
+            tun_udp: o.accepts.udp,
+            udp_gso: o.gso.load(Ordering::Relaxed),
+            udp_gro: o.gro,
+        }
     }
 
     fn spawn(&mut self, name: &str, body: impl FnOnce(OwnedFd) + Send + 'static) -> io::Result<()> {
@@ -167,50 +202,28 @@ impl Drop for DataThreads {
     }
 }
 
-/// Waits until `fd` is readable. `false`: stop.
-fn wait_readable(fd: impl AsFd, stop: &OwnedFd) -> bool {
+/// Waits until one of two descriptors is readable: which ones are. `None`: the threads are to stop.
+fn wait_readable(first: BorrowedFd<'_>, second: Option<BorrowedFd<'_>>, stop: &OwnedFd) -> Option<[bool; 2]> {
     use rustix::event::{PollFd, PollFlags, poll};
-    let mut fds = [PollFd::new(&fd, PollFlags::IN), PollFd::new(stop, PollFlags::IN)];
+    let mut fds = [
+        PollFd::new(stop, PollFlags::IN),
+        PollFd::from_borrowed_fd(first, PollFlags::IN),
+        PollFd::from_borrowed_fd(second.unwrap_or(first), PollFlags::IN),
+    ];
     loop {
         match poll(&mut fds, None) {
-            Ok(_) => return fds[1].revents().is_empty(),
+            Ok(_) if !fds[0].revents().is_empty() => return None,
+            Ok(_) => {
+                return Some([
+                    !fds[1].revents().is_empty(),
+                    second.is_some() && !fds[2].revents().is_empty(),
+                ]);
+            }
             Err(rustix::io::Errno::INTR) => {}
             Err(error) => {
                 tracing::error!(%error, "a data thread cannot wait for packets and ends");
-                return false;
+                return None;
             }
         }
-    }
-}
-
-/// A fixed slab of equal rooms, filled in order and emptied at once.
-struct Slab {
-    bytes: Box<[u8]>,
-    used: usize,
-}
-
-impl Slab {
-    fn new() -> Self {
-        Self { bytes: vec![0; BATCH * PACKET_ROOM].into_boxed_slice(), used: 0 }
-    }
-
-    fn room(&mut self) -> Option<&mut [u8]> {
-        let start = self.used * PACKET_ROOM;
-        self.bytes.get_mut(start..start + PACKET_ROOM)
-    }
-
-    fn get(&self, index: usize, from: usize, len: usize) -> &[u8] {
-        let start = index * PACKET_ROOM + from;
-        self.bytes.get(start..start + len).unwrap_or_default()
-    }
-
-    /// Keeps the room last lent; its index.
-    fn keep(&mut self) -> usize {
-        self.used += 1;
-        self.used - 1
-    }
-
-    fn clear(&mut self) {
-        self.used = 0;
     }
 }

@@ -9,18 +9,28 @@ pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod data;
+pub mod dial;
 pub mod host_dns;
+mod lan_health;
 pub mod local_api;
 pub mod logs;
 pub mod mesh;
+mod netcheck;
 pub mod os;
+pub mod outside_names;
+mod portmap;
+pub mod proxy;
 pub mod settings;
 pub mod state;
+pub mod steps;
+pub mod suspend;
 pub mod tun;
 pub mod udp;
+pub mod userspace;
 
 pub use config::DaemonConfig;
 pub use daemon::supervise_dns;
+pub use meshd_engine::self_test;
 
 use std::path::Path;
 

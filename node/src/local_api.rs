@@ -2,23 +2,25 @@
 //! the question to the daemon.
 //!
 //! Root and members of the operator group may change things, everybody on the machine may read. There
-//! is no TCP port, so no browser reaches it.
+//! is no TCP port, so no browser reaches it. No user can keep another one out: each may hold a few
+//! connections, all but root together leave some free, and who does not read is hung up on.
 
 use meshd_proto::localapi::{Ask, Failure, LENGTH_PREFIX, Request, Response, Tell, frame, frame_len};
 use prost::Message;
+use std::collections::HashMap;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinSet};
 
 /// The group whose members may change things, when it exists.
 pub const OPERATOR_GROUP: &str = "meshd";
 /// Clients at once.
-const MAX_CLIENTS: usize = 64;
+const LIMITS: Limits = Limits { all: 64, but_root: 48, each: 12, answer: Duration::from_secs(10) };
 /// How long a client may take to send its question.
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -36,6 +38,49 @@ pub struct Question {
 pub struct LocalApi {
     listener: UnixListener,
     path: PathBuf,
+    limits: Limits,
+}
+
+/// How many clients there may be at once.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    all: usize,
+    /// All users but root together.
+    but_root: usize,
+    /// Each user but root.
+    each: usize,
+    /// How long a client may take to read an answer.
+    answer: Duration,
+}
+
+/// Who is connected, by the tasks that serve them.
+#[derive(Debug, Default)]
+struct Clients {
+    tasks: JoinSet<()>,
+    users: HashMap<Id, u32>,
+}
+
+impl Clients {
+    fn has_room_for(&self, uid: u32, limits: Limits) -> bool {
+        let count = |counts: &dyn Fn(u32) -> bool| self.users.values().filter(|u| counts(**u)).count();
+        let (others, own) = (count(&|u| u != 0), count(&|u| u == uid));
+        self.users.len() < limits.all && (uid == 0 || (others < limits.but_root && own < limits.each))
+    }
+
+    fn serve(&mut self, uid: u32, client: impl Future<Output = ()> + Send + 'static) {
+        let task = self.tasks.spawn(client);
+        self.users.insert(task.id(), uid);
+    }
+
+    /// Returns when one has gone; nobody there: never.
+    async fn left(&mut self) {
+        let id = match self.tasks.join_next_with_id().await {
+            Some(Ok((id, ()))) => id,
+            Some(Err(error)) => error.id(),
+            None => return std::future::pending().await,
+        };
+        self.users.remove(&id);
+    }
 }
 
 impl LocalApi {
@@ -57,28 +102,44 @@ impl LocalApi {
         let listener = UnixListener::bind(path)?;
         // Everybody may connect: the credentials decide.
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))?;
-        Ok(Self { listener, path: path.to_owned() })
+        Ok(Self { listener, path: path.to_owned(), limits: LIMITS })
     }
 
     /// Serves until dropped. Questions go to `daemon`.
     pub async fn serve(self, daemon: mpsc::Sender<Question>) {
-        let mut clients = JoinSet::new();
+        let mut clients = Clients::default();
         loop {
             tokio::select! {
                 accepted = self.listener.accept() => match accepted {
-                    Ok((stream, _)) if clients.len() < MAX_CLIENTS => {
-                        clients.spawn(client(stream, daemon.clone()));
+                    Ok((stream, _)) => {
+                        // Without credentials it is nobody, as anybody else.
+                        let (uid, gid) =
+                            stream.peer_cred().map_or((u32::MAX, u32::MAX), |c| (c.uid(), c.gid()));
+                        if clients.has_room_for(uid, self.limits) {
+                            clients.serve(uid, client(stream, (uid, gid), daemon.clone(), self.limits.answer));
+                        } else {
+                            tracing::debug!(uid, "too many local clients: one refused");
+                            refuse(&stream);
+                        }
                     }
-                    Ok(_) => tracing::debug!("too many local clients: one refused"),
                     Err(error) => {
                         tracing::warn!(%error, "the local API cannot accept");
                         tokio::time::sleep(Duration::from_millis(200)).await;
                     }
                 },
-                Some(_) = clients.join_next() => {}
+                () = clients.left() => {}
             }
         }
     }
+}
+
+/// Says why, if that fits into the socket's buffer, which is empty.
+fn refuse(stream: &UnixStream) {
+    let failure = Failure::new(
+        "the daemon answers too many questions of yours at once",
+        "wait until one of them is answered, or end programs that hold connections open",
+    );
+    let _ = stream.try_write(&frame(&Response::last(Tell::Failed(failure))));
 }
 
 impl Drop for LocalApi {
@@ -87,11 +148,16 @@ impl Drop for LocalApi {
     }
 }
 
-async fn client(mut stream: UnixStream, daemon: mpsc::Sender<Question>) {
-    let may_change = stream.peer_cred().is_ok_and(|c| may_change(c.uid(), c.gid()));
+async fn client(
+    mut stream: UnixStream,
+    (uid, gid): (u32, u32),
+    daemon: mpsc::Sender<Question>,
+    patience: Duration,
+) {
+    let may_change = may_change(uid, gid);
     let answer = match tokio::time::timeout(QUESTION_TIMEOUT, question(&mut stream)).await {
         Ok(Ok(ask)) if may_change || is_reading(&ask) => {
-            return relay_answers(stream, ask, daemon).await;
+            return relay_answers(stream, ask, daemon, patience).await;
         }
         Ok(Ok(_)) => Failure {
             message: "not allowed: this changes the node".to_owned(),
@@ -104,10 +170,16 @@ async fn client(mut stream: UnixStream, daemon: mpsc::Sender<Question>) {
         ),
         Err(_) => return,
     };
-    let _ = stream.write_all(&frame(&Response::last(Tell::Failed(answer)))).await;
+    say(&mut stream, &Response::last(Tell::Failed(answer)), patience).await;
 }
 
-async fn relay_answers(mut stream: UnixStream, ask: Ask, daemon: mpsc::Sender<Question>) {
+/// Whether it was taken, in time.
+async fn say(stream: &mut (impl AsyncWrite + Unpin), response: &Response, patience: Duration) -> bool {
+    let bytes = frame(response);
+    tokio::time::timeout(patience, stream.write_all(&bytes)).await.is_ok_and(|written| written.is_ok())
+}
+
+async fn relay_answers(mut stream: UnixStream, ask: Ask, daemon: mpsc::Sender<Question>, patience: Duration) {
     let (answers, mut incoming) = mpsc::channel::<Response>(64);
     if daemon.send(Question { ask, answers }).await.is_err() {
         return;
@@ -118,7 +190,7 @@ async fn relay_answers(mut stream: UnixStream, ask: Ask, daemon: mpsc::Sender<Qu
         tokio::select! {
             response = incoming.recv() => {
                 let Some(response) = response else { return };
-                if write.write_all(&frame(&response)).await.is_err() || response.last {
+                if !say(&mut write, &response, patience).await || response.last {
                     return;
                 }
             }
@@ -139,15 +211,21 @@ async fn question(stream: &mut UnixStream) -> Result<Ask, String> {
 
 const fn is_reading(ask: &Ask) -> bool {
     match ask {
-        Ask::Status(_) | Ask::Ping(_) => true,
-        Ask::Up(_) | Ask::Down(_) | Ask::Set(_) | Ask::Logs(_) | Ask::CreateDevice(_) | Ask::Logout(_) => {
-            false
-        }
+        // A name, too: any program of this host may ask the resolver itself.
+        Ask::Status(_) | Ask::Netcheck(_) | Ask::PathHistory(_) | Ask::Ping(_) | Ask::Name(_) => true,
+        Ask::Up(_)
+        | Ask::Down(_)
+        | Ask::Set(_)
+        | Ask::Logs(_)
+        | Ask::CreateDevice(_)
+        | Ask::Logout(_)
+        | Ask::Drain(_) => false,
     }
 }
 
 fn may_change(uid: u32, gid: u32) -> bool {
-    if uid == 0 {
+    // Who runs the daemon may do with it what the daemon may do.
+    if uid == 0 || uid == rustix::process::geteuid().as_raw() {
         return true;
     }
     let groups = std::fs::read_to_string("/etc/group").unwrap_or_default();
@@ -210,6 +288,66 @@ mod tests {
         let mut body = vec![0; frame_len(prefix).unwrap()];
         stream.read_exact(&mut body).await.unwrap();
         assert!(Response::decode(&*body).unwrap().last);
+    }
+
+    #[tokio::test]
+    async fn one_user_cannot_take_all_places_and_all_users_leave_some_to_root() {
+        let limits = Limits { all: 6, but_root: 4, each: 2, ..LIMITS };
+        let mut clients = Clients::default();
+        let mut join = |uid| {
+            let room = clients.has_room_for(uid, limits);
+            if room {
+                clients.serve(uid, std::future::pending());
+            }
+            room
+        };
+        assert_eq!([join(1000), join(1000), join(1000)], [true, true, false]);
+        assert_eq!([join(1001), join(1001), join(1002)], [true, true, false], "four that are not root");
+        assert_eq!([join(0), join(0), join(0)], [true, true, false]);
+    }
+
+    #[tokio::test]
+    async fn a_place_is_free_again_when_its_client_goes_and_who_is_refused_hears_why() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("api.sock");
+        let mut api = LocalApi::listen(&path).await.unwrap();
+        api.limits = Limits { all: 1, but_root: 1, each: 1, ..LIMITS };
+        let (tx, _rx) = mpsc::channel(1);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(api.serve(tx));
+        let first = UnixStream::connect(&path).await.unwrap();
+        let mut said = Vec::new();
+        let mut second = UnixStream::connect(&path).await.unwrap();
+        second.read_to_end(&mut said).await.unwrap();
+        assert!(String::from_utf8_lossy(&said).contains("too many questions"));
+        drop(first);
+        let mut third = None;
+        for _ in 0..100 {
+            let mut stream = UnixStream::connect(&path).await.unwrap();
+            let mut byte = [0];
+            let refused = tokio::time::timeout(Duration::from_millis(50), stream.read(&mut byte)).await;
+            if refused.is_err() {
+                third = Some(stream);
+                break;
+            }
+        }
+        assert!(third.is_some(), "the place of the first client stayed taken");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_does_not_read_is_hung_up_on() {
+        let (theirs, ours) = UnixStream::pair().unwrap();
+        let (tx, mut rx) = mpsc::channel(1);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(relay_answers(ours, Ask::Status(Empty {}), tx, Duration::from_millis(50)));
+        let question = rx.recv().await.unwrap();
+        let long = Response::more(Tell::LogLine("x".repeat(60_000)));
+        let mut sent = 0;
+        while question.answers.send(long.clone()).await.is_ok() {
+            sent += 1;
+            assert!(sent < 1000, "nobody reads, and still it is all taken");
+        }
+        drop(theirs);
     }
 
     #[tokio::test]

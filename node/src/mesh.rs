@@ -3,21 +3,33 @@
 //! Inputs come from the data threads (what is not data), from the daemon (maps, hints, settings) and
 //! from time; outputs go to the sockets, to the TUN device and, as [`MeshEvent`]s, to the daemon.
 
+mod history;
 mod relays;
+mod scatter;
+mod streams;
 
 use crate::clock;
-use crate::data::{HandUp, RelayPeers, Snapshot, Wire};
-use crate::tun::Tun;
+use crate::data::{Device, HandUp, RelayPeers, Snapshot, Wire};
+use crate::dial::Dialer;
+use history::History;
+pub use history::Moment;
+use meshd_engine::data::Offload;
+use meshd_engine::path::probe::Fitness;
 use meshd_engine::session::wireguard::WireGuard;
 use meshd_engine::status::Status;
-use meshd_engine::{Destination, Engine, EngineConfig, Event, Input, Settings};
+use meshd_engine::{Destination, Engine, EngineConfig, Event, Input, Preshared, Settings};
 use meshd_proto::permit::SignedPermit;
 use meshd_proto::relay::RelayAddr;
-use meshd_proto::{Endpoint, Hint, NetworkMap, NodeId, NodeSecret, RelayId};
-use relays::RelayLinks;
-use std::collections::HashSet;
+use meshd_proto::{Endpoint, Hint, NetworkMap, NodeId, NodeKey, NodeSecret, RelayId};
+pub(crate) use streams::is_stream;
+
+use relays::{RelayLinks, RelayState};
+use scatter::{Arrived, Scatter};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io::IoSlice;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use streams::{RelayStreams, StreamEvent};
 use tokio::sync::{mpsc, oneshot};
 
 /// Handed-up packets that may wait.
@@ -38,6 +50,8 @@ pub enum MeshCommand {
     Hints(Vec<Hint>),
     /// What the user chose.
     Settings(Settings),
+    /// WireGuard preshared keys of devices joined through this node, all of them.
+    Preshared(BTreeMap<NodeKey, Preshared>),
     /// Local addresses with our port.
     LocalEndpoints(Vec<Endpoint>),
     /// A relay's names were resolved.
@@ -59,6 +73,17 @@ pub enum MeshCommand {
         until: Instant,
         /// The result.
         reply: oneshot::Sender<Option<Pong>>,
+    },
+    /// A router maps this outside endpoint to our port, or no longer.
+    PortMapped(Option<Endpoint>),
+    /// Whether this node is fit to carry flows for others.
+    Fitness(Fitness),
+    /// Which ways did data to a peer go?
+    History {
+        /// Whom.
+        peer: NodeId,
+        /// Oldest first.
+        reply: oneshot::Sender<Vec<Moment>>,
     },
     /// How is it?
     Status(oneshot::Sender<Status>),
@@ -93,8 +118,10 @@ pub enum MeshEvent {
 pub struct Mesh {
     engine: Engine<WireGuard>,
     relays: RelayLinks,
+    streams: RelayStreams,
+    scatter: Scatter,
     wire: Arc<Wire>,
-    tun: Tun,
+    device: Device,
     map: Arc<NetworkMap>,
     events: mpsc::Sender<MeshEvent>,
     endpoints: Vec<Endpoint>,
@@ -103,6 +130,7 @@ pub struct Mesh {
     interest_told: Instant,
     wall_told: Instant,
     pings: Vec<Waiting>,
+    history: History,
 }
 
 struct Waiting {
@@ -117,19 +145,26 @@ impl Mesh {
         secret: &NodeSecret,
         map: Arc<NetworkMap>,
         wire: Arc<Wire>,
-        tun: Tun,
+        device: Device,
         seed: [u8; 32],
+        rekey_after: Option<Duration>,
         events: mpsc::Sender<MeshEvent>,
     ) -> Self {
         let now = clock::now();
-        let config = EngineConfig::new(secret.clone(), map.network);
+        let mut config = EngineConfig::new(secret.clone(), map.network);
+        config.rekey_after = rekey_after;
         let mut engine = Engine::new(config, WireGuard::new(secret), seed, now);
         engine.handle_input(Input::WallClock(clock::wall()), now);
         Self {
             engine,
             relays: RelayLinks::new(secret.clone(), meshd_proto::keys::hash("meshd relay clients", &[&seed])),
+            streams: RelayStreams::new(
+                secret.clone(),
+                meshd_proto::keys::hash("meshd relay streams", &[&seed]),
+            ),
+            scatter: Scatter::new(),
             wire,
-            tun,
+            device,
             map,
             events,
             endpoints: Vec::new(),
@@ -138,7 +173,15 @@ impl Mesh {
             interest_told: now,
             wall_told: now,
             pings: Vec::new(),
+            history: History::default(),
         }
+    }
+
+    /// Lets it reach relays by TCP where no UDP gets through.
+    #[must_use]
+    pub fn with_streams(mut self, dialer: Dialer) -> Self {
+        self.streams.dial_with(dialer);
+        self
     }
 
     /// What the data threads read.
@@ -161,10 +204,18 @@ impl Mesh {
                     None => return,
                 },
                 () = sleep_until(wake) => self.timeout(),
+                arrived = self.scatter.next() => self.arrived(arrived),
                 _ = up.recv_many(&mut burst, BURST) => {
                     let now = clock::now();
                     for what in burst.drain(..) {
                         self.handed_up(what, now);
+                    }
+                }
+                event = self.streams.next() => {
+                    self.stream_event(event);
+                    for _ in 0..BURST {
+                        let Some(event) = self.streams.try_next() else { break };
+                        self.stream_event(event);
                     }
                 }
             }
@@ -176,6 +227,7 @@ impl Mesh {
         match command {
             MeshCommand::Map(map) => self.set_map(map),
             MeshCommand::Hints(hints) => self.engine.handle_input(Input::Hints(hints), now),
+            MeshCommand::Preshared(keys) => self.engine.handle_input(Input::Preshared(keys), now),
             MeshCommand::Settings(settings) => self.engine.handle_input(Input::Settings(settings), now),
             MeshCommand::LocalEndpoints(endpoints) => {
                 self.engine.handle_input(Input::LocalEndpoints(endpoints), now);
@@ -184,16 +236,24 @@ impl Mesh {
                 self.relays.set_addrs(relay, &addrs, now);
                 self.engine.handle_input(Input::RelayAddresses { relay, addrs }, now);
             }
-            MeshCommand::Permit(permit) => self.relays.set_permit(permit, now),
+            MeshCommand::Permit(permit) => {
+                self.relays.set_permit(permit, now);
+                self.streams.set_permit(permit, now);
+            }
             MeshCommand::LinksChanged => {
                 self.relays.reattach(now);
+                self.streams.retry(now);
                 self.engine.handle_input(Input::LinkChanged, now);
             }
             MeshCommand::Ping { peer, until, reply } => {
                 self.engine.handle_input(Input::Connect(peer), now);
+                self.pings.retain(|p| !p.reply.is_closed());
                 self.pings.push(Waiting { peer, until, reply });
             }
+            MeshCommand::PortMapped(outside) => self.engine.handle_input(Input::PortMapped(outside), now),
+            MeshCommand::Fitness(fitness) => self.engine.handle_input(Input::Fitness(fitness), now),
             // A caller that gave up needs no answer.
+            MeshCommand::History { peer, reply } => drop(reply.send(self.history.of(peer))),
             MeshCommand::Status(reply) => drop(reply.send(self.engine.status(now))),
         }
     }
@@ -201,6 +261,7 @@ impl Mesh {
     fn set_map(&mut self, map: Arc<NetworkMap>) {
         let now = clock::now();
         self.relays.set_map(&map, now);
+        self.streams.set_map(&map);
         self.map = Arc::clone(&map);
         self.engine.handle_input(Input::Map(map), now);
         self.publish_relays();
@@ -225,14 +286,34 @@ impl Mesh {
         }
     }
 
+    /// A datagram at one of the spare sockets.
+    fn arrived(&mut self, arrived: Arrived) {
+        let now = clock::now();
+        let Arrived { socket, from, payload, adopted } = arrived;
+        if adopted {
+            self.scatter.heard(socket, now);
+            let from = Destination::Udp(from);
+            self.engine.handle_input(Input::Datagram { from, payload }, now);
+        } else {
+            self.engine.handle_input(Input::Scattered { socket, from, payload }, now);
+        }
+    }
+
     fn timeout(&mut self) {
         let now = clock::now();
+        self.scatter.handle_timeout(&self.wire, now);
         if now >= self.wall_told + WALL_CLOCK {
             self.wall_told = now;
             self.engine.handle_input(Input::WallClock(clock::wall()), now);
+            self.history.look(&self.engine.status(now), clock::wall());
         }
         self.engine.handle_timeout(now);
+        // The data threads send without asking: silence under traffic has to be noticed all the same.
+        for relay in self.engine.relays_in_use(now) {
+            self.relays.note_sent(relay, now);
+        }
         self.relays.handle_timeout(now);
+        self.streams.handle_timeout(now);
         let (due, waiting) = std::mem::take(&mut self.pings).into_iter().partition(|p| p.until <= now);
         self.pings = waiting;
         for ping in Vec::<Waiting>::from_iter(due) {
@@ -243,23 +324,22 @@ impl Mesh {
     fn next_wake(&self) -> Instant {
         let ping = self.pings.iter().map(|p| p.until).min();
         let interest = (!self.interest.is_empty()).then_some(self.interest_told + INTEREST_RENEWAL);
-        [self.engine.poll_timeout(), self.relays.poll_timeout(), ping, interest]
-            .into_iter()
-            .flatten()
-            .fold(self.wall_told + WALL_CLOCK, Instant::min)
+        [
+            self.engine.poll_timeout(),
+            self.relays.poll_timeout(),
+            self.streams.poll_timeout(),
+            self.scatter.poll_timeout(),
+            ping,
+            interest,
+        ]
+        .into_iter()
+        .flatten()
+        .fold(self.wall_told + WALL_CLOCK, Instant::min)
     }
 
     /// Drains every output of the engine and of the relay clients.
     async fn flush(&mut self) {
         self.flush_relays();
-        while let Some(transmit) = self.engine.poll_transmit() {
-            if let Err(error) = self.wire.send(transmit.to, &transmit.payload) {
-                tracing::trace!(to = ?transmit.to, %error, "a datagram was not sent");
-            }
-            if let Destination::Relay { relay, .. } = transmit.to {
-                self.relays.note_sent(relay, clock::now());
-            }
-        }
         let mut endpoints_changed = false;
         let known = self.interest.len();
         while let Some(event) = self.engine.poll_event() {
@@ -272,17 +352,22 @@ impl Mesh {
                 Event::HomeRelay(relay) => {
                     self.home_relay = Some(relay);
                     self.relays.want(relay, clock::now());
+                    self.streams.want(relay);
                     endpoints_changed = true;
                 }
-                Event::WantRelay(relay) => self.relays.want(relay, clock::now()),
+                Event::WantRelay(relay) => {
+                    self.relays.want(relay, clock::now());
+                    self.streams.want(relay);
+                }
                 Event::Deliver(packet) => {
-                    if let Err(error) = self.tun.send(&packet) {
+                    if let Err(error) = self.device.write(Offload::None, &[IoSlice::new(&packet)]) {
                         tracing::debug!(%error, "a packet was not delivered to the host");
                     }
                 }
                 Event::PathChanged { peer, from, to, why } => {
                     let name = self.map.peers.get(&peer).map(|p| p.name.as_str());
                     tracing::info!(peer = name, ?from, ?to, why = why.as_str(), "path changed");
+                    self.history.changed(peer, to, why, clock::wall());
                     self.hint(MeshEvent::PeerChanged(peer));
                 }
                 Event::PeerUp(peer) | Event::PeerDown(peer) => self.hint(MeshEvent::PeerChanged(peer)),
@@ -290,6 +375,22 @@ impl Mesh {
                     tracing::info!(count, "a change of policy cut live flows");
                 }
                 Event::Pong { peer, via, rtt } => self.pong(peer, Pong { via, rtt }),
+                Event::Scatter { to, payload, sockets } => {
+                    self.scatter.scatter(to, &payload, sockets, clock::now());
+                }
+                Event::Adopt { socket, endpoint } => {
+                    self.scatter.adopt(socket, endpoint, &self.wire, clock::now());
+                }
+            }
+        }
+        // After the events: they may say by which socket.
+        while let Some(transmit) = self.engine.poll_transmit() {
+            if let Err(error) = self.wire.send(transmit.to, &transmit.payload) {
+                tracing::trace!(to = ?transmit.to, %error, "a datagram was not sent");
+            }
+            if let Destination::Relay { relay, .. } = transmit.to {
+                self.relays.note_sent(relay, clock::now());
+                self.streams.note_sent(relay, clock::now());
             }
         }
         self.flush_relays();
@@ -320,19 +421,49 @@ impl Mesh {
             }
         }
         let mut changed = false;
-        while let Some((relay, up)) = self.relays.poll_change() {
+        while let Some((relay, state)) = self.relays.poll_change() {
             changed = true;
             self.publish_relays();
-            self.engine.handle_input(if up { Input::RelayUp(relay) } else { Input::RelayDown(relay) }, now);
+            let input = match state {
+                RelayState::Up => Input::RelayUp(relay),
+                RelayState::Down => Input::RelayDown(relay),
+                RelayState::Doubtful => Input::RelayDoubtful { relay, doubtful: true },
+                RelayState::Clear => Input::RelayDoubtful { relay, doubtful: false },
+            };
+            self.engine.handle_input(input, now);
+        }
+        self.streams.follow(&self.relays.attached(), now);
+        while let Some((relay, up)) = self.streams.poll_change() {
+            changed = true;
+            // A relay that is lost by its stream and attached by UDP is not lost.
+            if up || !self.relays.attached().contains_key(&relay) {
+                self.publish_relays();
+                let input = if up { Input::RelayUp(relay) } else { Input::RelayDown(relay) };
+                self.engine.handle_input(input, now);
+            }
         }
         if changed {
             self.publish_relays();
         }
     }
 
+    fn stream_event(&mut self, event: StreamEvent) {
+        let now = clock::now();
+        if let Some((relay, addr, payload)) = self.streams.handle(event, now)
+            && let Some(peer) = self.wire.relays().peers.get(&addr)
+        {
+            let from = Destination::Relay { relay, peer: *peer };
+            self.engine.handle_input(Input::Datagram { from, payload }, now);
+        }
+    }
+
     fn publish_relays(&self) {
         let peers = self.map.peers.values().map(|p| (RelayAddr::of(&p.key), p.key)).collect();
-        self.wire.set_relays(RelayPeers { relays: self.relays.attached(), peers });
+        // UDP goes before a stream.
+        let mut relays: HashMap<RelayId, Endpoint> = self.streams.attached().collect();
+        relays.extend(self.relays.attached());
+        self.wire.set_streams(self.streams.queues());
+        self.wire.set_relays(RelayPeers { relays, peers });
     }
 
     fn pong(&mut self, peer: NodeId, pong: Pong) {

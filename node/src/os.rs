@@ -25,6 +25,7 @@ pub mod nft;
 pub mod plan;
 mod read;
 pub mod sysctl;
+pub mod uplink;
 
 pub use desired::{Connected, Desired, ExitChoice, FWMARK, HostSettings, IfName, Overlap};
 
@@ -114,7 +115,7 @@ impl Host {
     /// Names the operation that failed and the kernel's answer; changes before it stay and are undone
     /// by [`Host::down`].
     pub async fn apply(&mut self, desired: &Desired) -> Result<AppliedReport, OsError> {
-        if desired.addresses.is_empty() {
+        if desired.is_nothing() {
             // Not in a mesh (any more): nothing of ours stays.
             self.down().await?;
             return Ok(AppliedReport { changes: vec![], overlaps: vec![] });
@@ -188,6 +189,6 @@ fn hint(answer: &io::Error) -> &'static str {
 }
 
 #[cfg(test)]
-mod testmap;
+pub(crate) mod testmap;
 #[cfg(test)]
 mod tests;

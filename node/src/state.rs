@@ -5,12 +5,16 @@
 //! content is there, whole. A change is acknowledged to a user only after that.
 
 use crate::settings::Settings;
+use crate::steps;
+use meshd_engine::Preshared;
 use meshd_proto::keys::{CoordinatorKey, VerifyingKey};
 use meshd_proto::netmap::{Entry, MapUpdate};
 use meshd_proto::{
-    DecodeError, Epoch, MachineSecret, MapDigest, NetworkId, NetworkMap, NodeSecret, UnixSeconds, Version,
+    DecodeError, Epoch, MachineSecret, MapDigest, NetworkId, NetworkMap, NodeKey, NodeSecret, UnixSeconds,
+    Version,
 };
 use prost::Message;
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -83,6 +87,15 @@ struct IdentityFile {
     machine: Vec<u8>,
     #[prost(bytes = "vec", tag = "2")]
     node: Vec<u8>,
+}
+
+/// Preshared keys of devices joined through this node; [`StateDir::preshared`].
+#[derive(Clone, PartialEq, Message)]
+struct PresharedFile {
+    #[prost(bytes = "vec", repeated, tag = "1")]
+    devices: Vec<Vec<u8>>,
+    #[prost(bytes = "vec", repeated, tag = "2")]
+    keys: Vec<Vec<u8>>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -185,6 +198,32 @@ impl StateDir {
         self.replace("membership", &file.encode_to_vec())
     }
 
+    /// The WireGuard preshared keys that devices joined through this node have, by their public keys.
+    ///
+    /// # Errors
+    /// When the file cannot be read or is damaged.
+    pub fn preshared(&self) -> Result<BTreeMap<NodeKey, Preshared>, StateError> {
+        let path = self.0.join("preshared");
+        let Some(bytes) = read(&path)? else { return Ok(BTreeMap::new()) };
+        let file = PresharedFile::decode(&*bytes).map_err(|e| damaged(&path, e))?;
+        let pair = |(device, secret): (&Vec<u8>, &Vec<u8>)| {
+            Ok((NodeKey::from_bytes(key(&path, device)?), Preshared(key(&path, secret)?)))
+        };
+        file.devices.iter().zip(&file.keys).map(pair).collect()
+    }
+
+    /// Records them, all.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn set_preshared(&self, keys: &BTreeMap<NodeKey, Preshared>) -> Result<(), StateError> {
+        let file = PresharedFile {
+            devices: keys.keys().map(|k| k.as_bytes().to_vec()).collect(),
+            keys: keys.values().map(|k| k.0.to_vec()).collect(),
+        };
+        self.replace("preshared", &file.encode_to_vec())
+    }
+
     /// What the user wants; the defaults when nothing was said yet.
     ///
     /// # Errors
@@ -246,7 +285,7 @@ impl StateDir {
     /// # Errors
     /// When a file cannot be removed.
     pub fn forget(&self) -> Result<(), StateError> {
-        for name in ["map", "membership", "identity"] {
+        for name in ["map", "preshared", "membership", "identity"] {
             let path = self.0.join(name);
             match fs::remove_file(&path) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(io_error("remove", &path, e)),
@@ -263,8 +302,12 @@ impl StateDir {
                 OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
             file.write_all(content)?;
             file.sync_data()?;
-            fs::rename(&new, &path)
+            steps::before(format_args!("put {name} in place"));
+            fs::rename(&new, &path)?;
+            steps::after(format_args!("put {name} in place"));
+            Ok(())
         };
+        steps::before(format_args!("write {name}.new"));
         write().map_err(|source| io_error("write", &path, source))?;
         self.sync_dir()
     }

@@ -118,14 +118,25 @@ fn describe_class(policy: &Policy, class: &ClassKey) -> String {
     if groups.is_empty() { format!("of {user}") } else { format!("of {user} in {}", groups.join(", ")) }
 }
 
-fn names_source(policy: &Policy, selector: &Selector, sender: Option<&NodeFacts>, src: IpAddr) -> bool {
+pub(crate) fn names_source(
+    policy: &Policy,
+    selector: &Selector,
+    sender: Option<&NodeFacts>,
+    src: IpAddr,
+) -> bool {
     match selector {
         Selector::Addresses(prefix) => prefix.net().contains(&src),
         other => sender.is_some_and(|node| other.names_class(&node.class, &policy.names.groups)),
     }
 }
 
-fn names_target(policy: &Policy, selector: &Selector, node: &NodeFacts, routed: bool, dst: IpAddr) -> bool {
+pub(crate) fn names_target(
+    policy: &Policy,
+    selector: &Selector,
+    node: &NodeFacts,
+    routed: bool,
+    dst: IpAddr,
+) -> bool {
     match selector {
         Selector::Everything => true,
         Selector::Addresses(prefix) => prefix.net().contains(&dst),
@@ -136,7 +147,7 @@ fn names_target(policy: &Policy, selector: &Selector, node: &NodeFacts, routed: 
 }
 
 /// How a node comes to be named: "group:ops, in which alice is by line 4".
-fn membership(policy: &Policy, selector: &Selector, node: Option<&NodeFacts>) -> String {
+pub(crate) fn membership(policy: &Policy, selector: &Selector, node: Option<&NodeFacts>) -> String {
     if let (Selector::Group(group), Some(user)) = (selector, node.and_then(|n| n.class.user_name()))
         && let Some(pos) = policy.names.groups.members.get(group).and_then(|users| users.get(user))
     {

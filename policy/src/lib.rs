@@ -15,6 +15,7 @@
 //! - hosts behind a router are sources and destinations only by address, where a rule names a prefix;
 //! - a node with tags belongs to nobody: rules for its owner do not apply to it.
 
+mod access;
 mod class;
 mod compile;
 mod diagnostic;
@@ -22,6 +23,7 @@ mod explain;
 mod index;
 mod json;
 mod party;
+mod plan;
 mod policy;
 mod ports;
 mod public;
@@ -30,11 +32,13 @@ mod selector;
 mod trial;
 pub mod verdict;
 
+pub use access::{AccessTable, Edge, From, Group, MAX_GROUPS, To, access_table};
 pub use class::ClassKey;
 pub use compile::{Compiled, NodeView};
 pub use diagnostic::{Diagnostic, Pos, Severity};
 pub use explain::{Explanation, Question, explain};
 pub use party::Party;
+pub use plan::{Difference, Plan, plan, ports_text};
 pub use policy::{DEFAULT_POLICY, Expose, Policy};
 pub use ports::PortRange;
 pub use selector::Selector;

@@ -163,7 +163,8 @@ fn check_label(label: &str, dns: bool) -> Result<(), NameError> {
 }
 
 /// A domain name in lower case without the final dot, such as `nas.home.internal`.
-/// A leading `*` label is a wildcard (RFC 4592).
+/// A leading `*` label is a wildcard (RFC 4592). A leading `**` label, which no packet carries, stands for
+/// a whole subtree: the rest of the name and everything below it that has no records of its own.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DnsName(String);
 
@@ -176,6 +177,11 @@ impl DnsName {
     /// Whether this name is `zone` or lies under it.
     pub fn is_in(&self, zone: &Self) -> bool {
         self.0 == zone.0 || self.0.strip_suffix(&zone.0).is_some_and(|head| head.ends_with('.'))
+    }
+
+    /// The top of the subtree that the name stands for, if it is written with `**`.
+    pub fn subtree(&self) -> Option<Self> {
+        self.0.strip_prefix("**.").map(|top| Self(top.to_owned()))
     }
 
     /// `host` under this domain.
@@ -194,8 +200,9 @@ impl FromStr for DnsName {
         if lower.len() > MAX_NAME {
             return Err(NameError::TooLong(lower.chars().take(80).collect()));
         }
-        for (i, label) in lower.split('.').enumerate() {
-            if i > 0 && label == "*" {
+        let rest = lower.strip_prefix("**.").unwrap_or(&lower);
+        for (i, label) in rest.split('.').enumerate() {
+            if (i > 0 || rest.len() < lower.len()) && label == "*" {
                 return Err(NameError::BadCharacter { text: lower.clone(), bad: '*' });
             }
             check_label(label, true)?;
@@ -279,6 +286,10 @@ mod tests {
         assert!(!"evilhome.internal".parse::<DnsName>().unwrap().is_in(&zone));
         assert!("*.x.internal".parse::<DnsName>().is_ok());
         assert!("a.*.internal".parse::<DnsName>().is_err());
+        assert_eq!("**.x.internal".parse::<DnsName>().unwrap().subtree().unwrap().as_str(), "x.internal");
+        for bad in ["**", "**.*.x", "a.**.x", "**.**.x", "**.", "***.x"] {
+            assert!(bad.parse::<DnsName>().is_err(), "{bad}");
+        }
         assert!("a..b".parse::<DnsName>().is_err());
     }
 

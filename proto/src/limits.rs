@@ -30,3 +30,17 @@ pub const MAX_TOKEN_TEXT: usize = 2048;
 pub const MAX_TEXT: usize = 1024;
 /// Largest UDP payload we ever build or accept.
 pub const MAX_DATAGRAM: usize = 65_507;
+/// Largest gateway configuration in bytes.
+pub const MAX_GATEWAY_CONFIG: usize = 8 << 20;
+/// Most listeners of a gateway.
+pub const MAX_GATEWAY_LISTENERS: usize = 256;
+/// Most routes of a gateway.
+pub const MAX_GATEWAY_ROUTES: usize = 4096;
+/// Most backends of a gateway.
+pub const MAX_GATEWAY_BACKENDS: usize = 4096;
+/// Most endpoints of one backend.
+pub const MAX_GATEWAY_ENDPOINTS: usize = 1024;
+/// Most certificates of a gateway.
+pub const MAX_GATEWAY_CERTIFICATES: usize = 1024;
+/// Most names, rules, matches or changes in one list of a gateway configuration.
+pub const MAX_GATEWAY_TERMS: usize = 256;

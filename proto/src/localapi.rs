@@ -4,6 +4,10 @@
 //! `last = true`. The same structs print as JSON for `--json`: field names are part of the interface.
 //! Who may ask what is decided by the daemon from the peer's credentials, never by what is sent.
 
+mod paths;
+
+pub use paths::*;
+
 use prost::{Message, Oneof};
 use serde::Serialize;
 
@@ -17,7 +21,7 @@ pub const LENGTH_PREFIX: usize = 4;
 #[derive(Clone, PartialEq, Message)]
 pub struct Request {
     /// The question.
-    #[prost(oneof = "Ask", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "Ask", tags = "1, 2, 3, 4, 5, 6, 7, 8, 20, 40, 41, 42")]
     pub ask: Option<Ask>,
 }
 
@@ -48,6 +52,18 @@ pub enum Ask {
     /// Leave the mesh for good and forget the keys.
     #[prost(message, tag = "8")]
     Logout(Empty),
+    /// How is a name answered, and why?
+    #[prost(message, tag = "20")]
+    Name(NameQuestion),
+    /// What kind of network is this?
+    #[prost(message, tag = "40")]
+    Netcheck(Empty),
+    /// Which ways did data to a node go lately, and why?
+    #[prost(message, tag = "41")]
+    PathHistory(PathQuery),
+    /// Take no new flows for the networks behind this node, or take them again.
+    #[prost(message, tag = "42")]
+    Drain(Drain),
 }
 
 /// Nothing to say.
@@ -119,15 +135,38 @@ pub struct PrefixList {
     pub prefixes: Vec<String>,
 }
 
-/// A ping through the mesh.
-#[derive(Clone, PartialEq, Message)]
-pub struct Ping {
-    /// Name or mesh address.
+/// A question about a name, asked as this host would ask it.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct NameQuestion {
+    /// The name.
     #[prost(string, tag = "1")]
-    pub target: String,
-    /// How many milliseconds to wait for the answer.
-    #[prost(uint32, tag = "2")]
-    pub timeout_ms: u32,
+    pub name: String,
+    /// Record type, such as `A`.
+    #[prost(string, tag = "2")]
+    pub kind: String,
+}
+
+/// How a name is answered.
+#[derive(Clone, PartialEq, Eq, Message, Serialize)]
+pub struct NameAnswer {
+    /// Why it is so, step by step.
+    #[prost(string, repeated, tag = "1")]
+    pub steps: Vec<String>,
+    /// The response code in words.
+    #[prost(string, tag = "2")]
+    pub code: String,
+    /// Whether the mesh itself has the word about it.
+    #[prost(bool, tag = "3")]
+    pub authoritative: bool,
+    /// The answer section, as in a zone file.
+    #[prost(string, repeated, tag = "4")]
+    pub records: Vec<String>,
+    /// What the code does not say, or empty.
+    #[prost(string, tag = "5")]
+    pub why: String,
+    /// Time to the reply in microseconds.
+    #[prost(uint64, tag = "6")]
+    pub took_us: u64,
 }
 
 /// Log lines.
@@ -150,6 +189,9 @@ pub struct Device {
     /// Its public key as `wg pubkey` prints it.
     #[prost(string, tag = "2")]
     pub public_key: String,
+    /// A WireGuard preshared key of 32 bytes, for it and this node only. Never logged, never sent on.
+    #[prost(bytes = "vec", optional, tag = "3")]
+    pub preshared_key: Option<Vec<u8>>,
 }
 
 /// One answer.
@@ -159,7 +201,7 @@ pub struct Response {
     #[prost(bool, tag = "1")]
     pub last: bool,
     /// The answer.
-    #[prost(oneof = "Tell", tags = "2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "Tell", tags = "2, 3, 4, 5, 6, 7, 8, 20, 40, 41")]
     pub tell: Option<Tell>,
 }
 
@@ -187,6 +229,15 @@ pub enum Tell {
     /// A device was created.
     #[prost(message, tag = "8")]
     Device(DeviceConfig),
+    /// How a name is answered.
+    #[prost(message, tag = "20")]
+    Named(NameAnswer),
+    /// What kind of network this is.
+    #[prost(message, tag = "40")]
+    Netcheck(Netcheck),
+    /// Which ways data went.
+    #[prost(message, tag = "41")]
+    PathHistory(PathHistory),
 }
 
 /// Something did not work.
@@ -234,6 +285,53 @@ pub struct Status {
     /// Packets dropped since start.
     #[prost(message, repeated, tag = "9")]
     pub drops: Vec<Counter>,
+    /// In userspace mode: what stands in for the interface.
+    #[prost(message, optional, tag = "10")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub userspace: Option<UserspaceStatus>,
+    /// How packets are moved; absent while the node is down.
+    #[prost(message, optional, tag = "20")]
+    pub data_plane: Option<DataPlaneStatus>,
+}
+
+/// Userspace mode: no interface, no route, no resolver on this host.
+#[derive(Clone, PartialEq, Eq, Message, Serialize)]
+pub struct UserspaceStatus {
+    /// Proxies, as addresses that programs take: `socks5h://127.0.0.1:1080`.
+    #[prost(string, repeated, tag = "1")]
+    pub proxies: Vec<String>,
+    /// Ports of the mesh addresses and where they end: `8080=127.0.0.1:3000`.
+    #[prost(string, repeated, tag = "2")]
+    pub forwards: Vec<String>,
+    /// TCP connections through the stack now.
+    #[prost(uint64, tag = "3")]
+    pub connections: u64,
+    /// Ports that the stack listens on.
+    #[prost(uint64, tag = "4")]
+    pub listeners: u64,
+    /// UDP sockets of the stack.
+    #[prost(uint64, tag = "5")]
+    pub datagram_sockets: u64,
+}
+
+/// How packets are moved: what was asked for and what the kernel has.
+#[derive(Clone, PartialEq, Eq, Message, Serialize)]
+pub struct DataPlaneStatus {
+    /// Queues of the device, each with threads and sockets of its own.
+    #[prost(uint32, tag = "1")]
+    pub threads: u32,
+    /// TCP super-packets between us and the host.
+    #[prost(bool, tag = "2")]
+    pub tun_tcp: bool,
+    /// UDP super-packets between us and the host.
+    #[prost(bool, tag = "3")]
+    pub tun_udp: bool,
+    /// Runs of datagrams sent by one call. Ends when a driver refuses it.
+    #[prost(bool, tag = "4")]
+    pub udp_gso: bool,
+    /// Runs of datagrams received by one call.
+    #[prost(bool, tag = "5")]
+    pub udp_gro: bool,
 }
 
 /// This node.
@@ -368,6 +466,35 @@ pub struct DnsStatus {
     /// What is wrong, or empty.
     #[prost(string, tag = "5")]
     pub problem: String,
+    /// Domains with resolvers of their own.
+    #[prost(message, repeated, tag = "6")]
+    pub split: Vec<SplitStatus>,
+    /// Resolvers that the mesh names for everything else; empty: `upstreams`.
+    #[prost(string, repeated, tag = "7")]
+    pub nameservers: Vec<String>,
+    /// Domains that bare names are searched in.
+    #[prost(string, repeated, tag = "8")]
+    pub search: Vec<String>,
+    /// Questions since start, by what became of them.
+    #[prost(message, repeated, tag = "9")]
+    pub counters: Vec<Counter>,
+    /// Replies in the cache.
+    #[prost(uint64, tag = "10")]
+    pub cached_replies: u64,
+    /// Bytes of them.
+    #[prost(uint64, tag = "11")]
+    pub cached_bytes: u64,
+}
+
+/// A domain with resolvers of its own.
+#[derive(Clone, PartialEq, Eq, Message, Serialize)]
+pub struct SplitStatus {
+    /// The domain.
+    #[prost(string, tag = "1")]
+    pub domain: String,
+    /// Its resolvers.
+    #[prost(string, repeated, tag = "2")]
+    pub resolvers: Vec<String>,
 }
 
 /// Something that needs attention.
@@ -393,29 +520,6 @@ pub struct Counter {
     /// How many.
     #[prost(uint64, tag = "2")]
     pub count: u64,
-}
-
-/// A ping's result.
-#[derive(Clone, PartialEq, Eq, Message, Serialize)]
-pub struct Pong {
-    /// The peer.
-    #[prost(string, tag = "1")]
-    pub name: String,
-    /// Its address.
-    #[prost(string, tag = "2")]
-    pub address: String,
-    /// Whether an answer came.
-    #[prost(bool, tag = "3")]
-    pub answered: bool,
-    /// Round trip in microseconds.
-    #[prost(uint64, tag = "4")]
-    pub rtt_us: u64,
-    /// `direct`, `relay` or `none`.
-    #[prost(string, tag = "5")]
-    pub path: String,
-    /// The endpoint or relay.
-    #[prost(string, tag = "6")]
-    pub via: String,
 }
 
 /// What a plain WireGuard device needs besides its own key.

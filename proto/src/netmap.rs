@@ -201,7 +201,7 @@ pub struct SplitRoute {
     pub upstreams: Vec<Endpoint>,
 }
 
-/// DNS record types an admin can set (RFC 1035, 3596).
+/// DNS record types an admin can set (RFC 1035, 3596, 2782, 8659, 9460).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RecordType {
     /// IPv4 address.
@@ -212,6 +212,20 @@ pub enum RecordType {
     Cname,
     /// Text.
     Txt,
+    /// Where mail goes.
+    Mx,
+    /// Where a service is.
+    Srv,
+    /// The name of an address.
+    Ptr,
+    /// Who may issue certificates.
+    Caa,
+    /// How to reach a service.
+    Svcb,
+    /// How to reach a web service.
+    Https,
+    /// Name servers that a part of the tree is delegated to.
+    Ns,
 }
 
 /// The values of one name and type.
@@ -230,7 +244,8 @@ pub enum RecordValue {
     Address(IpAddr),
     /// For [`RecordType::Cname`].
     Name(DnsName),
-    /// For [`RecordType::Txt`], at most 255 bytes.
+    /// For [`RecordType::Txt`], the text; for the types behind it the value as in a zone file, with
+    /// absolute names (RFC 1035 §5.1). At most 255 bytes.
     Text(String),
 }
 
@@ -336,6 +351,43 @@ impl RuleTarget {
 }
 
 impl RecordType {
+    /// Every type.
+    pub const ALL: [Self; 11] = [
+        Self::A,
+        Self::Aaaa,
+        Self::Cname,
+        Self::Txt,
+        Self::Mx,
+        Self::Srv,
+        Self::Ptr,
+        Self::Caa,
+        Self::Svcb,
+        Self::Https,
+        Self::Ns,
+    ];
+
+    /// The type of that name, in any letter case.
+    pub fn named(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str().eq_ignore_ascii_case(text))
+    }
+
+    /// The type's number in the DNS itself.
+    pub const fn number(self) -> u16 {
+        match self {
+            Self::A => 1,
+            Self::Ns => 2,
+            Self::Cname => 5,
+            Self::Ptr => 12,
+            Self::Mx => 15,
+            Self::Txt => 16,
+            Self::Aaaa => 28,
+            Self::Srv => 33,
+            Self::Svcb => 64,
+            Self::Https => 65,
+            Self::Caa => 257,
+        }
+    }
+
     /// The name in zone files.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -343,6 +395,13 @@ impl RecordType {
             Self::Aaaa => "AAAA",
             Self::Cname => "CNAME",
             Self::Txt => "TXT",
+            Self::Mx => "MX",
+            Self::Srv => "SRV",
+            Self::Ptr => "PTR",
+            Self::Caa => "CAA",
+            Self::Svcb => "SVCB",
+            Self::Https => "HTTPS",
+            Self::Ns => "NS",
         }
     }
 }

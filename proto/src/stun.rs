@@ -27,6 +27,8 @@ const BINDING_REQUEST: u16 = 0x0001;
 const BINDING_SUCCESS: u16 = 0x0101;
 const BINDING_ERROR: u16 = 0x0111;
 const MAPPED_ADDRESS: u16 = 0x0001;
+const CHANGE_REQUEST: u16 = 0x0003;
+const CHANGE_PORT: u32 = 2;
 const ERROR_CODE: u16 = 0x0009;
 const XOR_MAPPED_ADDRESS: u16 = 0x0020;
 const FINGERPRINT: u16 = 0x8028;
@@ -49,6 +51,8 @@ pub enum Binding {
         len: usize,
         /// Whether it demands something that we do not know; such a request gets no answer.
         unknown_required: bool,
+        /// Whether the answer is to come from the server's other port (RFC 5780 §7.2, CHANGE-REQUEST).
+        change_port: bool,
     },
     /// The answer: the address the server saw.
     Success {
@@ -103,6 +107,18 @@ pub fn encode_request(id: TransactionId) -> [u8; REQUEST_LEN] {
     out
 }
 
+/// A binding request that asks for the answer from the server's other port: only a NAT that does not
+/// filter by port lets it in. As long as [`encode_request`]'s.
+pub fn encode_change_port_request(id: TransactionId) -> [u8; REQUEST_LEN] {
+    let mut out = encode_request(id);
+    out[20..22].copy_from_slice(&CHANGE_REQUEST.to_be_bytes());
+    out[22..24].copy_from_slice(&4u16.to_be_bytes());
+    out[24..28].copy_from_slice(&CHANGE_PORT.to_be_bytes());
+    out[28..30].copy_from_slice(&FILLER.to_be_bytes());
+    out[30..32].copy_from_slice(&12u16.to_be_bytes());
+    out
+}
+
 /// A binding success response that says `seen` in an XOR-MAPPED-ADDRESS.
 pub fn encode_success(id: TransactionId, seen: Endpoint) -> Vec<u8> {
     let ip = seen.0.ip().to_canonical();
@@ -141,7 +157,8 @@ impl Binding {
         let found = Attributes::read(datagram, id, kind)?;
         match kind {
             BINDING_REQUEST => {
-                Ok(Self::Request { id, len: datagram.len(), unknown_required: found.unknown_required })
+                let Attributes { unknown_required, change_port, .. } = found;
+                Ok(Self::Request { id, len: datagram.len(), unknown_required, change_port })
             }
             BINDING_SUCCESS => {
                 let mapped = found.xor_mapped.or(found.mapped).ok_or(StunError::NoAddress)?;
@@ -156,7 +173,7 @@ impl Binding {
     /// is understood and at least as long as the answer.
     pub fn answer(&self, source: Endpoint) -> Option<Vec<u8>> {
         match *self {
-            Self::Request { id, len, unknown_required: false } => {
+            Self::Request { id, len, unknown_required: false, .. } => {
                 Some(encode_success(id, source)).filter(|answer| answer.len() <= len)
             }
             Self::Request { .. } | Self::Success { .. } | Self::Error { .. } => None,
@@ -170,6 +187,7 @@ struct Attributes {
     mapped: Option<Endpoint>,
     code: u16,
     unknown_required: bool,
+    change_port: bool,
 }
 
 impl Attributes {
@@ -198,6 +216,15 @@ impl Attributes {
                         return Err(StunError::BadAttribute(name));
                     };
                     found.code = u16::from(class & 7) * 100 + u16::from(*number).min(99);
+                }
+                CHANGE_REQUEST if kind == BINDING_REQUEST => {
+                    let flags = <[u8; 4]>::try_from(value).map_err(|_| StunError::BadAttribute(name))?;
+                    match u32::from_be_bytes(flags) {
+                        0 => {}
+                        CHANGE_PORT => found.change_port = true,
+                        // Another address: we have only one to offer.
+                        _ => found.unknown_required = true,
+                    }
                 }
                 FINGERPRINT => {
                     let crc = crc32_with_length(&datagram[..at], at + 8 - HEADER_LEN) ^ FINGERPRINT_XOR;

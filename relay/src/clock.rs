@@ -14,3 +14,8 @@ pub(crate) fn now() -> Instant {
 pub(crate) fn wall() -> UnixSeconds {
     UnixSeconds(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()))
 }
+
+/// Monotonic time as tokio's timers count it.
+pub(crate) fn timer_now() -> tokio::time::Instant {
+    tokio::time::Instant::now()
+}

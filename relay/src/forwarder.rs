@@ -127,6 +127,8 @@ pub struct RelayServer {
     /// The only keys to admit, where somebody tells; else every key with a permit.
     members: Option<BTreeSet<NodeKey>>,
     strays: TokenBucket,
+    /// Socket → the one at the other port of the same address, for *change port* (RFC 5780).
+    other_ports: BTreeMap<u8, u8>,
     pending: VecDeque<Transmit>,
     next_sweep: Instant,
     counters: Counters,
@@ -162,6 +164,7 @@ impl RelayServer {
             revoked: BTreeMap::new(),
             members: None,
             strays: TokenBucket::full(limits.strays, now),
+            other_ports: BTreeMap::new(),
             pending: VecDeque::new(),
             next_sweep: now + SWEEP_INTERVAL,
             counters: Counters::default(),
@@ -217,9 +220,21 @@ impl RelayServer {
         self.members = Some(members);
     }
 
+    /// A source is gone for good: the stream that it came by has ended.
+    pub fn source_gone(&mut self, local: Local, from: Endpoint) {
+        if let Some(addr) = self.sources.get(&(local, from)).copied() {
+            self.detach(addr);
+        }
+    }
+
     /// Whether `node` is attached.
     pub fn is_attached(&self, node: &NodeKey) -> bool {
         self.clients.contains_key(&RelayAddr::of(node))
+    }
+
+    /// Names the sockets that share an address and differ in their port, both ways.
+    pub fn set_other_ports(&mut self, pairs: BTreeMap<u8, u8>) {
+        self.other_ports = pairs;
     }
 
     /// Handles a datagram that came in by a socket that serves STUN only.
@@ -228,7 +243,18 @@ impl RelayServer {
             self.counters.drop(DropReason::BadSource);
             return;
         }
-        match Binding::parse(datagram).ok().and_then(|binding| binding.answer(from)) {
+        let binding = Binding::parse(datagram).ok();
+        let other = match binding {
+            Some(Binding::Request { change_port: true, .. }) => {
+                self.other_ports.get(&local.socket).map(|socket| Local { socket: *socket, ..local })
+            }
+            _ => Some(local),
+        };
+        let Some(local) = other else {
+            self.counters.drop(DropReason::BadStun);
+            return;
+        };
+        match binding.and_then(|binding| binding.answer(from)) {
             Some(payload) => {
                 self.counters.stun_answers += 1;
                 self.push(local, from, payload, datagram.len());

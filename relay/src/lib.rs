@@ -4,6 +4,7 @@
 //! - [`forwarder`]: the relay as a state machine, without I/O: admission, forwarding, STUN answers.
 //! - [`client`]: the node's half, without I/O: attach, keepalive, death.
 //! - [`server`]: sockets around the core; the binary `meshd-relay` and the coordinator run it.
+//! - [`stream`]: the same frames over TCP, TLS and WebSocket, both halves.
 //!
 //! Invariants: nothing here holds a key of a node or of a WireGuard session, so a relay cannot read what
 //! it forwards; nothing unauthenticated gets an answer longer than its request; memory is bounded by
@@ -12,6 +13,7 @@
 pub mod client;
 pub mod forwarder;
 pub mod server;
+pub mod stream;
 
 mod clock;
 mod rate;

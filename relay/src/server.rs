@@ -7,20 +7,24 @@
 //! It never forks tasks of its own beside that one, and the task ends with its handle.
 
 mod socket;
+mod streams;
 
 use crate::clock;
 use crate::forwarder::{Counters, DropReason, Forward, Local, RelayLimits, RelayServer};
 use meshd_proto::{Endpoint, NetworkId, NodeKey, NodeSecret, VerifyingKey};
 use socket::{Received, RelaySocket};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
+use streams::{StreamInput, Streams};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 /// Receive calls per socket before the others, timers and commands get their turn.
 const TURN: usize = 8;
+/// Frames of streams before sockets, timers and commands get their turn.
+const STREAM_TURN: usize = 64;
 /// Most addresses one relay listens on.
 pub const MAX_LISTEN: usize = 64;
 
@@ -65,7 +69,7 @@ pub enum RelayError {
 /// [`RelayHandle::shutdown`].
 #[derive(Debug)]
 pub struct RelayHandle {
-    commands: mpsc::Sender<Command>,
+    control: RelayControl,
     task: JoinSet<()>,
     public: NodeKey,
     addrs: Vec<SocketAddr>,
@@ -74,7 +78,10 @@ pub struct RelayHandle {
 
 /// Sends commands to a running relay; cheap to clone and to keep elsewhere.
 #[derive(Clone, Debug)]
-pub struct RelayControl(mpsc::Sender<Command>);
+pub struct RelayControl {
+    commands: mpsc::Sender<Command>,
+    streams: mpsc::Sender<StreamInput>,
+}
 
 #[derive(Debug)]
 enum Command {
@@ -109,7 +116,8 @@ impl RelayHandle {
         let addrs_of = |alt| sockets.iter().filter(|s| s.stun_only == alt).map(|s| s.addr).collect();
         let (addrs, alt_addrs) = (addrs_of(false), addrs_of(true));
         let public = config.key.public();
-        let server = RelayServer::new(
+        let other_ports = other_ports(&sockets);
+        let mut server = RelayServer::new(
             config.network,
             config.permit_keys,
             config.key,
@@ -117,10 +125,13 @@ impl RelayHandle {
             seed,
             clock::now(),
         );
+        server.set_other_ports(other_ports);
         let (commands, receiver) = mpsc::channel(64);
+        let (streams, stream_input) = mpsc::channel(streams::QUEUE);
         let mut task = JoinSet::new();
-        task.spawn(serve(server, sockets, receiver));
-        Ok(Self { commands, task, public, addrs, alt_addrs })
+        task.spawn(serve(server, sockets, receiver, stream_input));
+        let control = RelayControl { commands, streams };
+        Ok(Self { control, task, public, addrs, alt_addrs })
     }
 
     /// The relay's public key.
@@ -140,7 +151,7 @@ impl RelayHandle {
 
     /// For who revokes nodes or reads counters elsewhere.
     pub fn control(&self) -> RelayControl {
-        RelayControl(self.commands.clone())
+        self.control.clone()
     }
 
     /// Detaches a node key at once and admits it no more.
@@ -156,7 +167,7 @@ impl RelayHandle {
     /// Tells every client that the relay stops, closes the sockets, and says what was done in all.
     pub async fn shutdown(mut self) -> Counters {
         let (reply, answer) = oneshot::channel();
-        let sent = self.commands.send(Command::Stop(reply)).await;
+        let sent = self.control.commands.send(Command::Stop(reply)).await;
         let counters = if sent.is_ok() { answer.await.unwrap_or_default() } else { Counters::default() };
         while self.task.join_next().await.is_some() {}
         counters
@@ -193,7 +204,7 @@ impl RelayControl {
 
     /// A relay that has stopped serves nobody, so a command that it no longer hears is carried out.
     async fn send(&self, command: Command) {
-        if self.0.send(command).await.is_err() {
+        if self.commands.send(command).await.is_err() {
             tracing::debug!("the relay has stopped");
         }
     }
@@ -210,24 +221,54 @@ fn open(addr: SocketAddr, stun_only: bool) -> Result<Option<RelaySocket>, RelayE
     }
 }
 
-async fn serve(mut server: RelayServer, sockets: Vec<RelaySocket>, mut commands: mpsc::Receiver<Command>) {
+/// Sockets of one address and two ports, both ways.
+fn other_ports(sockets: &[RelaySocket]) -> BTreeMap<u8, u8> {
+    let mut pairs = BTreeMap::new();
+    for (i, one) in sockets.iter().enumerate() {
+        let other = sockets.iter().position(|s| s.addr.ip() == one.addr.ip() && s.stun_only != one.stun_only);
+        if let Some(other) = other {
+            pairs.insert(i as u8, other as u8);
+        }
+    }
+    pairs
+}
+
+/// Everything that frames leave by.
+struct Ports {
+    sockets: Vec<RelaySocket>,
+    streams: Streams,
+}
+
+async fn serve(
+    mut server: RelayServer,
+    sockets: Vec<RelaySocket>,
+    mut commands: mpsc::Receiver<Command>,
+    mut stream_input: mpsc::Receiver<StreamInput>,
+) {
+    let mut ports = Ports { sockets, streams: Streams::default() };
+    let mut from_streams = Vec::with_capacity(STREAM_TURN);
     let mut buffers = socket::Buffers::new();
     let mut turn = 0;
     loop {
         let wake = tokio::time::Instant::from_std(server.poll_timeout());
         tokio::select! {
-            biased;
             command = commands.recv() => {
                 let Some(command) = command else { return };
-                if obey(&mut server, &sockets, command).is_break() {
+                if obey(&mut server, &ports, command).is_break() {
                     return;
                 }
             }
             () = tokio::time::sleep_until(wake) => server.handle_timeout(clock::wall(), clock::now()),
-            ready = socket::any_readable(&sockets, turn) => {
+            _ = stream_input.recv_many(&mut from_streams, STREAM_TURN) => {
+                for input in from_streams.drain(..) {
+                    streams::handle(&mut server, &mut ports, input);
+                }
+                tokio::task::yield_now().await;
+            }
+            ready = socket::any_readable(&ports.sockets, turn) => {
                 turn = ready + 1;
                 for _ in 0..TURN {
-                    if !receive(&mut server, &sockets, ready, &mut buffers) {
+                    if !receive(&mut server, &ports, ready, &mut buffers) {
                         break;
                     }
                 }
@@ -237,7 +278,7 @@ async fn serve(mut server: RelayServer, sockets: Vec<RelaySocket>, mut commands:
     }
 }
 
-fn obey(server: &mut RelayServer, sockets: &[RelaySocket], command: Command) -> ControlFlow<()> {
+fn obey(server: &mut RelayServer, ports: &Ports, command: Command) -> ControlFlow<()> {
     match command {
         Command::Revoke(node) => server.revoke(node, clock::wall()),
         Command::Reinstate(node) => server.reinstate(node),
@@ -248,7 +289,7 @@ fn obey(server: &mut RelayServer, sockets: &[RelaySocket], command: Command) -> 
         Command::Stop(reply) => {
             let counters = server.counters();
             server.stop();
-            send_answers(server, sockets);
+            send_answers(server, ports);
             _ = reply.send(counters);
             return ControlFlow::Break(());
         }
@@ -257,13 +298,8 @@ fn obey(server: &mut RelayServer, sockets: &[RelaySocket], command: Command) -> 
 }
 
 /// One receive call and all that it leads to. False when there was nothing more.
-fn receive(
-    server: &mut RelayServer,
-    sockets: &[RelaySocket],
-    index: usize,
-    buffers: &mut socket::Buffers,
-) -> bool {
-    let Some(socket) = sockets.get(index) else { return false };
+fn receive(server: &mut RelayServer, ports: &Ports, index: usize, buffers: &mut socket::Buffers) -> bool {
+    let Some(socket) = ports.sockets.get(index) else { return false };
     let Ok(count) = socket.receive(buffers) else { return false };
     let (wall, now) = (clock::wall(), clock::now());
     for slot in 0..count {
@@ -283,7 +319,7 @@ fn receive(
                     (Some((to, span)), Some(next)) if to == next => Some((to, span.start..end)),
                     (previous, next) => {
                         if let Some((to, span)) = previous {
-                            send_run(server, sockets, to, &bytes[span], stride);
+                            send_run(server, ports, to, &bytes[span], stride);
                         }
                         next.map(|to| (to, at..end))
                     }
@@ -291,16 +327,20 @@ fn receive(
                 at = end;
             }
             if let Some((to, span)) = run {
-                send_run(server, sockets, to, &bytes[span], stride);
+                send_run(server, ports, to, &bytes[span], stride);
             }
         }
-        send_answers(server, sockets);
+        send_answers(server, ports);
     }
     count > 0
 }
 
-fn send_run(server: &mut RelayServer, sockets: &[RelaySocket], to: Forward, run: &[u8], stride: usize) {
-    let Some(socket) = sockets.get(usize::from(to.from.socket)) else { return };
+fn send_run(server: &mut RelayServer, ports: &Ports, to: Forward, run: &[u8], stride: usize) {
+    if to.from.socket == streams::SOCKET {
+        run.chunks(stride).for_each(|frame| ports.streams.send(server, to.to, frame));
+        return;
+    }
+    let Some(socket) = ports.sockets.get(usize::from(to.from.socket)) else { return };
     for part in run.chunks(stride * socket.max_segments(stride)) {
         if let Err(e) = socket.send(to.to, to.from.ip, part, stride) {
             server.note_unsent(unsent(&e), part.len().div_ceil(stride) as u64);
@@ -308,9 +348,13 @@ fn send_run(server: &mut RelayServer, sockets: &[RelaySocket], to: Forward, run:
     }
 }
 
-fn send_answers(server: &mut RelayServer, sockets: &[RelaySocket]) {
+fn send_answers(server: &mut RelayServer, ports: &Ports) {
     while let Some(transmit) = server.poll_transmit() {
-        let Some(socket) = sockets.get(usize::from(transmit.from.socket)) else { continue };
+        if transmit.from.socket == streams::SOCKET {
+            ports.streams.send(server, transmit.to, &transmit.payload);
+            continue;
+        }
+        let Some(socket) = ports.sockets.get(usize::from(transmit.from.socket)) else { continue };
         let len = transmit.payload.len();
         if let Err(e) = socket.send(transmit.to, transmit.from.ip, &transmit.payload, len) {
             server.note_unsent(unsent(&e), 1);

@@ -1,9 +1,9 @@
-//! `/api/v1/dns/records`.
+//! `/api/v1/dns`: records, and where other questions go.
 
 use super::views::{RecordBody, RecordView, Removed};
 use super::{Api, Asker, Problem};
 use crate::clock;
-use crate::service::{RecordInput, ServiceError};
+use crate::service::{RecordInput, Resolving, ResolvingChange, ServiceError, SplitText};
 use axum::Json;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
@@ -48,14 +48,64 @@ pub(super) async fn remove(
     Ok(Json(Removed { removed }))
 }
 
+pub(super) async fn settings(State(api): State<Api>, actor: Asker) -> Result<Json<Resolving>, Problem> {
+    Ok(Json(api.service.resolving(&actor)?))
+}
+
+async fn change(api: &Api, actor: &Asker, change: ResolvingChange) -> Result<Json<Resolving>, Problem> {
+    Ok(Json(api.service.change_resolving(actor, change, clock::unix_now()).await?))
+}
+
+pub(super) async fn set_settings(
+    State(api): State<Api>,
+    actor: Asker,
+    body: Result<Json<Resolving>, JsonRejection>,
+) -> Result<Json<Resolving>, Problem> {
+    let Json(all) = body?;
+    change(&api, &actor, ResolvingChange::Whole(all)).await
+}
+
+pub(super) async fn set_split(
+    State(api): State<Api>,
+    actor: Asker,
+    Path(domain): Path<String>,
+    body: Result<Json<Vec<String>>, JsonRejection>,
+) -> Result<Json<Resolving>, Problem> {
+    let Json(upstreams) = body?;
+    change(&api, &actor, ResolvingChange::Split(SplitText { domain, upstreams })).await
+}
+
+pub(super) async fn remove_split(
+    State(api): State<Api>,
+    actor: Asker,
+    Path(domain): Path<String>,
+) -> Result<Json<Resolving>, Problem> {
+    change(&api, &actor, ResolvingChange::Split(SplitText { domain, upstreams: Vec::new() })).await
+}
+
+pub(super) async fn set_nameservers(
+    State(api): State<Api>,
+    actor: Asker,
+    body: Result<Json<Vec<String>>, JsonRejection>,
+) -> Result<Json<Resolving>, Problem> {
+    let Json(list) = body?;
+    change(&api, &actor, ResolvingChange::Nameservers(list)).await
+}
+
+pub(super) async fn set_search(
+    State(api): State<Api>,
+    actor: Asker,
+    body: Result<Json<Vec<String>>, JsonRejection>,
+) -> Result<Json<Resolving>, Problem> {
+    let Json(list) = body?;
+    change(&api, &actor, ResolvingChange::Search(list)).await
+}
+
 fn record_type(text: &str) -> Result<RecordType, Problem> {
-    let all = [RecordType::A, RecordType::Aaaa, RecordType::Cname, RecordType::Txt];
-    let found = all.into_iter().find(|t| t.as_str().eq_ignore_ascii_case(text));
-    found.ok_or_else(|| {
+    RecordType::named(text).ok_or_else(|| {
         let short: String = text.chars().take(20).collect();
-        ServiceError::Invalid(format!(
-            "`{short}` is no record type that can be set: use A, AAAA, CNAME or TXT"
-        ))
-        .into()
+        let known = RecordType::ALL.map(RecordType::as_str).join(", ");
+        ServiceError::Invalid(format!("`{short}` is no record type that can be set: use one of {known}"))
+            .into()
     })
 }

@@ -1,26 +1,79 @@
 //! `/api/v1/policy`.
 
-use super::views::{PolicyBody, PolicyChecked, PolicyExplained, PolicyInput, PolicyVersion};
+use super::views::{
+    AccessEdge, PolicyBody, PolicyChecked, PolicyExplained, PolicyInput, PolicyVersion, RollbackInput,
+};
 use super::{Api, Asker, Problem};
 use crate::clock;
-use crate::service::PolicyView;
+use crate::service::{Permission, PolicyChange, PolicyView, Service};
 use axum::Json;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Query, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use meshd_proto::Version;
 
-pub(super) async fn show(State(api): State<Api>, actor: Asker) -> Result<Json<PolicyBody>, Problem> {
-    Ok(body(api.service.policy(&actor)?))
+pub(super) async fn show(State(api): State<Api>, actor: Asker) -> Result<Response, Problem> {
+    let view = api.service.policy(&actor)?;
+    let tag = format!("\"{}\"", view.version);
+    Ok(([(header::ETAG, tag)], body(view)).into_response())
+}
+
+/// The version that `If-Match` names (RFC 9110 §13.1.1). `None`: it did not come, or is `*`.
+fn if_match(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
+    let Some(value) = headers.get(header::IF_MATCH) else { return Ok(None) };
+    let text = value.to_str().unwrap_or_default().trim();
+    if text == "*" {
+        return Ok(None);
+    }
+    let number = text.strip_prefix('"').and_then(|t| t.strip_suffix('"')).and_then(|t| t.parse().ok());
+    let wrong = || {
+        Problem::new(StatusCode::PRECONDITION_FAILED, "If-Match names another policy than the one in force")
+            .hint("read it again: its ETag is the version")
+    };
+    number.map(Some).ok_or_else(wrong)
 }
 
 pub(super) async fn set(
     State(api): State<Api>,
     actor: Asker,
+    headers: HeaderMap,
     input: Result<Json<PolicyInput>, JsonRejection>,
 ) -> Result<Json<PolicyBody>, Problem> {
+    Service::require(&actor, Permission::ManagePolicy)?;
     let Json(input) = input?;
-    let expected = input.expected_version.map(Version);
-    Ok(body(api.service.set_policy(&actor, &input.text, expected, clock::unix_now()).await?))
+    let named = if_match(&headers)?;
+    if let Some(named) = named.filter(|v| *v != api.service.model().policy_version.0) {
+        let text = format!("If-Match names version {named}, another policy is in force");
+        return Err(Problem::new(StatusCode::PRECONDITION_FAILED, text)
+            .hint("read it again: its ETag is the version"));
+    }
+    let expected = input.expected_version.or(named).map(Version);
+    let change = PolicyChange { text: &input.text, expected, force: input.force };
+    Ok(body(api.service.set_policy(&actor, &change, clock::unix_now()).await?))
+}
+
+pub(super) async fn plan(
+    State(api): State<Api>,
+    actor: Asker,
+    input: Result<Json<PolicyInput>, JsonRejection>,
+) -> Result<Json<meshd_policy::Plan>, Problem> {
+    let Json(input) = input?;
+    Ok(Json(api.service.plan_policy(&actor, &input.text)?.plan))
+}
+
+pub(super) async fn rollback(
+    State(api): State<Api>,
+    actor: Asker,
+    input: Result<Json<RollbackInput>, JsonRejection>,
+) -> Result<Json<PolicyBody>, Problem> {
+    let Json(input) = input?;
+    let now = clock::unix_now();
+    Ok(body(api.service.rollback_policy(&actor, Version(input.version), input.force, now).await?))
+}
+
+pub(super) async fn access(State(api): State<Api>, actor: Asker) -> Result<Json<Vec<AccessEdge>>, Problem> {
+    Ok(Json(api.service.access(&actor)?.0))
 }
 
 pub(super) async fn check(

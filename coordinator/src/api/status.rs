@@ -21,7 +21,7 @@ pub(super) async fn show(State(api): State<Api>, actor: Asker) -> Result<Json<St
 }
 
 /// The mesh at a glance.
-pub(super) fn status(service: &Service) -> StatusView {
+pub(crate) fn status(service: &Service) -> StatusView {
     let model = service.model();
     let mesh = &model.mesh;
     StatusView {
@@ -63,8 +63,12 @@ pub(super) async fn audit(
 
 pub(super) async fn verify_audit(State(api): State<Api>, actor: Asker) -> Result<Json<AuditChain>, Problem> {
     Ok(Json(match api.service.verify_audit(&actor).await? {
-        ChainState::Whole { entries, head } => AuditChain { whole: true, entries, head: hex(&head) },
-        ChainState::Broken { at } => AuditChain { whole: false, entries: at - 1, head: String::new() },
+        ChainState::Whole { entries, first, head } => {
+            AuditChain { whole: true, entries, first, head: hex(&head) }
+        }
+        ChainState::Broken { at } => {
+            AuditChain { whole: false, entries: at - 1, first: 0, head: String::new() }
+        }
     }))
 }
 

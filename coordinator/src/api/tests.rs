@@ -13,7 +13,7 @@ use tower::ServiceExt;
 
 const ROOT: Transport = Transport::Unix { uid: 0 };
 
-async fn api() -> (TempDir, Arc<Service>, Router) {
+pub(super) async fn api() -> (TempDir, Arc<Service>, Router) {
     let dir = tempfile::tempdir().unwrap();
     let now = clock::unix_now();
     let mut store = Store::open(StateDir::open(dir.path()).unwrap(), now).await.unwrap();
@@ -23,7 +23,7 @@ async fn api() -> (TempDir, Arc<Service>, Router) {
     let service = Arc::new(Service::new(store, loaded, now));
     let addresses = ["192.0.2.1:443".to_owned()];
     service.set_reachability(&Actor::System, &addresses, None, None, now).await.unwrap();
-    let router = router(Api { service: service.clone(), metrics: None });
+    let router = router(Api::new(service.clone()));
     (dir, service, router)
 }
 
@@ -35,7 +35,8 @@ async fn ask(
     bearer: Option<&str>,
     body: &str,
 ) -> (StatusCode, serde_json::Value) {
-    let mut request = Request::builder().method(method).uri(path).extension(transport);
+    let mut request =
+        Request::builder().method(method).uri(path).header(header::HOST, "192.0.2.1").extension(transport);
     if let Some(secret) = bearer {
         request = request.header(header::AUTHORIZATION, format!("Bearer {secret}"));
     }
@@ -52,14 +53,19 @@ async fn ask(
     (status, serde_json::from_slice(&bytes).unwrap_or_default())
 }
 
-fn peer(ip: &str) -> SocketAddr {
+pub(super) fn peer(ip: &str) -> SocketAddr {
     SocketAddr::new(ip.parse().unwrap(), 1234)
 }
 
 #[tokio::test]
 async fn plain_http_from_elsewhere_gets_nothing_even_with_a_good_token() {
     let (_dir, service, router) = api().await;
-    let request = ApiTokenRequest { name: "ci".into(), role: Role::Auditor, lifetime: 600 };
+    let request = ApiTokenRequest {
+        name: "ci".into(),
+        role: Role::Auditor,
+        lifetime: 600,
+        scopes: crate::service::Scopes::ALL,
+    };
     let secret =
         service.create_api_token(&Actor::LocalRoot, &request, clock::unix_now()).await.unwrap().secret;
     let get =
@@ -94,6 +100,8 @@ async fn every_page_of_the_api_asks_who_is_there() {
         (Method::POST, "/api/v1/nodes/pi/routes/approve"),
         (Method::POST, "/api/v1/tokens"),
         (Method::POST, "/api/v1/api-tokens"),
+        (Method::PUT, "/api/v1/dns/settings"),
+        (Method::PUT, "/api/v1/dns/split/corp.example"),
         (Method::PUT, "/api/v1/policy"),
         (Method::GET, "/api/v1/audit"),
         (Method::POST, "/api/v1/backup"),
@@ -142,11 +150,90 @@ async fn a_token_is_shown_once_and_never_listed() {
 #[tokio::test]
 async fn a_backup_holds_keys_and_is_for_the_owner_alone() {
     let (_dir, service, router) = api().await;
-    let request = ApiTokenRequest { name: "x".into(), role: Role::Admin, lifetime: 600 };
+    let request = ApiTokenRequest {
+        name: "x".into(),
+        role: Role::Admin,
+        lifetime: 600,
+        scopes: crate::service::Scopes::ALL,
+    };
     let admin =
         service.create_api_token(&Actor::LocalRoot, &request, clock::unix_now()).await.unwrap().secret;
     let tls = Transport::Tls(peer("198.51.100.1"));
     let refused = ask(&router, tls, Method::POST, "/api/v1/backup", Some(&admin), "").await;
     assert_eq!(refused.0, StatusCode::FORBIDDEN);
     assert_eq!(ask(&router, ROOT, Method::POST, "/api/v1/backup", None, "").await.0, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_foreign_name_an_oversize_body_and_a_foreign_page_are_refused() {
+    let (_dir, service, router) = api().await;
+    let now = clock::unix_now();
+    let session = service.session_for_test("ada", Role::Owner, now).await;
+    let cookie = format!("__Host-meshd={}", session.secret.as_str());
+    let csrf = service.session(&session.secret, now).await.unwrap().unwrap().csrf;
+    let send = async |method: Method, path: &str, headers: &[(&str, &str)], body: String| {
+        let mut request =
+            Request::builder().method(method).uri(path).extension(Transport::Tls(peer("198.51.100.1")));
+        request = request.header(header::COOKIE, &cookie);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        router.clone().oneshot(request.body(Body::from(body)).unwrap()).await.unwrap()
+    };
+    let ours = ("host", "192.0.2.1");
+    let same = ("origin", "https://192.0.2.1");
+    let get =
+        async |headers: &[(&str, &str)]| send(Method::GET, "/nodes", headers, String::new()).await.status();
+    assert_eq!(get(&[ours]).await, StatusCode::OK);
+    for foreign in ["evil.example", "192.0.2.1.evil.example", "", "home.internal"] {
+        assert_eq!(get(&[("host", foreign)]).await, StatusCode::MISDIRECTED_REQUEST, "{foreign}");
+    }
+    assert_eq!(get(&[ours, ("host", "evil.example")]).await, StatusCode::MISDIRECTED_REQUEST);
+    assert_eq!(get(&[("host", "coordinator.home.internal:443")]).await, StatusCode::OK);
+    let form = format!("csrf={csrf}&name=printer&value=192.0.2.9");
+    let post = async |headers: &[(&str, &str)], body: &str| {
+        send(Method::POST, "/dns/add", headers, body.to_owned()).await.status()
+    };
+    let records = || service.records(&Actor::LocalRoot).unwrap().len();
+    assert_eq!(post(&[ours], &form).await, StatusCode::FORBIDDEN, "no origin");
+    assert_eq!(post(&[ours, ("origin", "https://evil.example")], &form).await, StatusCode::FORBIDDEN);
+    assert_eq!(post(&[ours, ("origin", "null")], &form).await, StatusCode::FORBIDDEN);
+    assert_eq!(post(&[ours, same, ("sec-fetch-site", "cross-site")], &form).await, StatusCode::FORBIDDEN);
+    assert_eq!(post(&[ours, same], "name=printer&value=192.0.2.9").await, StatusCode::FORBIDDEN, "no token");
+    assert_eq!(post(&[ours, same], &form.replace(&csrf, "AAAA")).await, StatusCode::FORBIDDEN, "wrong token");
+    let large = format!("{form}&note={}", "x".repeat(3 << 20));
+    assert_eq!(post(&[ours, same], &large).await, StatusCode::PAYLOAD_TOO_LARGE);
+    assert_eq!(records(), 0);
+    assert_eq!(post(&[ours, same], &form).await, StatusCode::SEE_OTHER);
+    assert_eq!(records(), 1);
+    let page = send(Method::GET, "/", &[ours], String::new()).await;
+    let policy = page.headers()[header::CONTENT_SECURITY_POLICY].to_str().unwrap();
+    assert!(policy.starts_with("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
+    assert_eq!(page.headers()[header::X_CONTENT_TYPE_OPTIONS], "nosniff");
+}
+
+#[tokio::test]
+async fn pages_and_passwords_are_refused_over_plain_http_from_elsewhere() {
+    let (_dir, service, router) = api().await;
+    let link = service.create_admin_link(&Actor::LocalRoot, clock::unix_now()).await.unwrap().secret;
+    let place = format!("/welcome/{}", link.as_str());
+    let outside = Transport::Plain(peer("198.51.100.1"));
+    let send = async |method: Method, path: &str, transport: Transport| {
+        let request = Request::builder().method(method).uri(path).header(header::HOST, "192.0.2.1:8443");
+        let request = request.header(header::ORIGIN, "http://192.0.2.1:8443").extension(transport);
+        router.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap()
+    };
+    for (method, path) in
+        [(Method::GET, "/login"), (Method::POST, "/login"), (Method::GET, &place), (Method::POST, &place)]
+    {
+        assert_eq!(send(method, path, outside).await.status(), StatusCode::FORBIDDEN, "{path}");
+    }
+    let to_tls = send(Method::GET, "/", outside).await;
+    assert_eq!(to_tls.status(), StatusCode::PERMANENT_REDIRECT);
+    assert_eq!(to_tls.headers()[header::LOCATION], "https://192.0.2.1:8443/");
+    assert_eq!(
+        send(Method::GET, &place, Transport::Tls(peer("198.51.100.1"))).await.status(),
+        StatusCode::OK
+    );
+    assert_eq!(send(Method::GET, &place, Transport::Plain(peer("127.0.0.1"))).await.status(), StatusCode::OK);
 }

@@ -3,7 +3,7 @@
 use super::views::{ApiTokenInput, ApiTokenView, NewApiTokenView, NewTokenView, TokenInput, TokenView};
 use super::{Api, Asker, Problem};
 use crate::clock;
-use crate::service::{ApiTokenRequest, TokenRequest};
+use crate::service::{ApiTokenRequest, Scopes, ServiceError, TokenRequest};
 use axum::Json;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, State};
@@ -61,7 +61,9 @@ pub(super) async fn create_api(
     body: Result<Json<ApiTokenInput>, JsonRejection>,
 ) -> Result<(StatusCode, Json<NewApiTokenView>), Problem> {
     let Json(input) = body?;
-    let request = ApiTokenRequest { name: input.name, role: input.role, lifetime: input.lifetime };
+    let scopes = Scopes::parse(input.scopes.iter().map(String::as_str))
+        .map_err(|e| ServiceError::Invalid(e.to_string()))?;
+    let request = ApiTokenRequest { name: input.name, role: input.role, scopes, lifetime: input.lifetime };
     let now = clock::unix_now();
     let new = api.service.create_api_token(&actor, &request, now).await?;
     let view = NewApiTokenView {

@@ -1,5 +1,13 @@
 //! What the API says, as types: the server writes them, the CLI reads them. JSON field names are stable.
 
+mod people;
+mod relays;
+mod tokens;
+
+pub use people::*;
+pub use relays::*;
+pub use tokens::*;
+
 use crate::clock;
 use crate::model::{Model, NodeRecord, Owner};
 use crate::service::{Presence, RouteView};
@@ -156,171 +164,6 @@ pub struct DeviceInput {
     pub key: meshd_proto::NodeKey,
 }
 
-/// A join token, without its secret.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TokenView {
-    /// Its id.
-    pub id: u64,
-    /// `valid`, `expired`, `used up` or `revoked`.
-    pub state: String,
-    /// How many machines it admitted.
-    pub used: u32,
-    /// How many it may admit.
-    pub uses: u32,
-    /// When it was made.
-    pub created: UnixSeconds,
-    /// When it ends.
-    pub expires: UnixSeconds,
-    /// Who the nodes belong to.
-    pub owner: String,
-    /// What the nodes are.
-    pub tags: Vec<Tag>,
-    /// The nodes are forgotten when they stay away.
-    pub ephemeral: bool,
-    /// The nodes may talk at once.
-    pub pre_approved: bool,
-    /// Who made it.
-    pub created_by: String,
-    /// What for.
-    pub note: String,
-}
-
-impl TokenView {
-    /// A token as the API shows it.
-    pub fn new(token: &TokenRecord, now: UnixSeconds) -> Self {
-        let state = match () {
-            () if token.revoked.is_some() => "revoked",
-            () if token.used >= token.max_uses => "used up",
-            () if token.expires <= now => "expired",
-            () => "valid",
-        };
-        Self {
-            id: token.id,
-            state: state.to_owned(),
-            used: token.used,
-            uses: token.max_uses,
-            created: token.created,
-            expires: token.expires,
-            owner: owner_name(&token.owner),
-            tags: token.tags.iter().cloned().collect(),
-            ephemeral: token.ephemeral,
-            pre_approved: token.pre_approved,
-            created_by: token.created_by.clone(),
-            note: token.note.clone(),
-        }
-    }
-}
-
-fn owner_name(owner: &Owner) -> String {
-    owner.display().to_owned()
-}
-
-/// Which join token to make.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct TokenInput {
-    /// How many machines it may admit.
-    pub uses: u32,
-    /// Seconds until it ends.
-    pub lifetime: u64,
-    /// What the nodes are.
-    pub tags: Vec<Tag>,
-    /// The nodes are forgotten when they stay away.
-    pub ephemeral: bool,
-    /// The nodes may talk at once.
-    pub pre_approved: bool,
-    /// Who the nodes belong to.
-    pub user: Option<String>,
-    /// What for.
-    pub note: String,
-}
-
-impl Default for TokenInput {
-    fn default() -> Self {
-        let request = crate::service::TokenRequest::default();
-        Self {
-            uses: request.uses,
-            lifetime: request.lifetime,
-            tags: Vec::new(),
-            ephemeral: request.ephemeral,
-            pre_approved: request.pre_approved,
-            user: None,
-            note: String::new(),
-        }
-    }
-}
-
-/// A join token that was made.
-#[derive(Clone, Serialize, Deserialize)]
-pub struct NewTokenView {
-    /// The line to paste; it is shown this once.
-    pub token: String,
-    /// What is stored of it.
-    #[serde(flatten)]
-    pub stored: TokenView,
-}
-
-/// An API token, without its secret.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ApiTokenView {
-    /// Its id.
-    pub id: u64,
-    /// Its name.
-    pub name: String,
-    /// What it may do.
-    pub role: String,
-    /// `valid`, `expired` or `revoked`.
-    pub state: String,
-    /// When it was made.
-    pub created: UnixSeconds,
-    /// When it ends.
-    pub expires: UnixSeconds,
-    /// Who made it.
-    pub created_by: String,
-}
-
-impl ApiTokenView {
-    /// A token as the API shows it.
-    pub fn new(token: &ApiTokenRecord, now: UnixSeconds) -> Self {
-        let state = match () {
-            () if token.revoked.is_some() => "revoked",
-            () if token.expires <= now => "expired",
-            () => "valid",
-        };
-        Self {
-            id: token.id,
-            name: token.name.clone(),
-            role: token.role.to_string(),
-            state: state.to_owned(),
-            created: token.created,
-            expires: token.expires,
-            created_by: token.created_by.clone(),
-        }
-    }
-}
-
-/// Which API token to make.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ApiTokenInput {
-    /// Its name, for the audit log.
-    pub name: String,
-    /// What it may do.
-    pub role: crate::service::Role,
-    /// Seconds until it ends.
-    pub lifetime: u64,
-}
-
-/// An API token that was made.
-#[derive(Clone, Serialize, Deserialize)]
-pub struct NewApiTokenView {
-    /// What goes behind `Authorization: Bearer`; it is shown this once.
-    pub secret: String,
-    /// What is stored of it.
-    #[serde(flatten)]
-    pub stored: ApiTokenView,
-}
-
 /// A record set.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RecordView {
@@ -390,6 +233,41 @@ pub struct PolicyInput {
     /// Only when the policy in force is still that of this version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expected_version: Option<u64>,
+    /// Also when it cuts most of the mesh, or your own machines, off.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
+}
+
+/// Which past policy to put back.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RollbackInput {
+    /// The version that brought it.
+    pub version: u64,
+    /// Also when it cuts most of the mesh, or your own machines, off.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
+}
+
+/// One thing that the policy allows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccessEdge {
+    /// Who: an owner, tags, a node, addresses.
+    pub from: String,
+    /// What.
+    pub to: String,
+    /// Which ports: `tcp:22`, `*`.
+    pub ports: String,
+    /// Line of the rule.
+    pub line: u32,
+    /// How the source comes to be named by it.
+    pub source: String,
+    /// How the destination comes to be named by it.
+    pub destination: String,
+    /// How many nodes the source has.
+    pub from_nodes: usize,
+    /// How many nodes the destination has.
+    pub to_nodes: usize,
 }
 
 /// A policy text that passed.
@@ -461,8 +339,11 @@ impl From<AuditEntry> for AuditView {
 pub struct AuditChain {
     /// Every entry fits the one before.
     pub whole: bool,
-    /// How many entries fit.
+    /// Number of the newest entry that fits.
     pub entries: u64,
+    /// Number of the oldest entry in the database; those before it are in files. 0 when broken.
+    #[serde(default)]
+    pub first: u64,
     /// Hash of the newest entry, in hexadecimal; empty when broken.
     pub head: String,
 }

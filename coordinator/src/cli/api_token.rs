@@ -18,6 +18,9 @@ pub(super) enum ApiTokenCommand {
         /// What it may do: member, auditor, network-admin, admin or owner
         #[arg(long, default_value = "auditor")]
         role: Role,
+        /// Only this part of it: dns:write, policy:write… May be given several times
+        #[arg(long = "scope", value_name = "SCOPE")]
+        scopes: Vec<String>,
         /// How long it is good for: 24h, 90d
         #[arg(long, value_name = "SPAN", default_value = "90d", value_parser = duration::seconds)]
         expires: u64,
@@ -33,8 +36,8 @@ pub(super) enum ApiTokenCommand {
 
 pub(super) async fn run(command: ApiTokenCommand, client: &Client) -> Result<Output, Failure> {
     match command {
-        ApiTokenCommand::Create { name, role, expires } => {
-            let input = ApiTokenInput { name, role, lifetime: expires };
+        ApiTokenCommand::Create { name, role, scopes, expires } => {
+            let input = ApiTokenInput { name, role, scopes, lifetime: expires };
             let new: NewApiTokenView = client.call(Method::POST, "/api/v1/api-tokens", &input).await?;
             let text = format!(
                 "{}\n\nRole {}, until {}. Send it as `Authorization: Bearer …`; it is shown this once.\n",

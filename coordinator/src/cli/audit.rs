@@ -37,7 +37,11 @@ pub(super) async fn run(command: AuditCommand, client: &Client) -> Result<Output
                 ))
                 .hint("compare it with a backup; entries before that one are whole"));
             }
-            let text = format!("{} entries, none changed\nnewest hash {}", chain.entries, chain.head);
+            let moved = match chain.first {
+                0 | 1 => String::new(),
+                first => format!(" (those before entry {first} are in files of the state directory)"),
+            };
+            let text = format!("{} entries, none changed{moved}\nnewest hash {}", chain.entries, chain.head);
             Ok(Output::new(&chain, text))
         }
     }

@@ -1,16 +1,16 @@
-//! `policy show | set | check | explain | history`.
+//! `policy show | set | check | plan | explain | history | rollback`.
 
+use super::input::read;
 use super::output::{Failure, Output};
 use super::table::Table;
-use crate::api::views::{PolicyBody, PolicyChecked, PolicyExplained, PolicyInput, PolicyVersion, when};
+use crate::api::views::{
+    PolicyBody, PolicyChecked, PolicyExplained, PolicyInput, PolicyVersion, RollbackInput, when,
+};
 use crate::client::{Client, segment};
 use clap::Subcommand;
 use hyper::Method;
-use std::io::Read;
-use std::path::{Path, PathBuf};
-
-/// Most bytes read from a file or standard input.
-const MAX_TEXT: u64 = 1 << 20;
+use meshd_policy::Plan;
+use std::path::PathBuf;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum PolicyCommand {
@@ -23,6 +23,22 @@ pub(super) enum PolicyCommand {
         /// Only when the policy in force is still that of this version
         #[arg(long, value_name = "VERSION")]
         expect: Option<u64>,
+        /// Also when it cuts most of the mesh apart
+        #[arg(long)]
+        force: bool,
+    },
+    /// Say what a policy would change: who gains and who loses access to what
+    Plan {
+        /// The text; `-` reads standard input
+        file: PathBuf,
+    },
+    /// Put a past policy back into force
+    Rollback {
+        /// As shown by `policy history`
+        version: u64,
+        /// Also when it cuts most of the mesh apart
+        #[arg(long)]
+        force: bool,
     },
     /// Look for errors and run the tests of a policy, and change nothing
     Check {
@@ -49,18 +65,33 @@ pub(super) async fn run(command: PolicyCommand, client: &Client) -> Result<Outpu
             let policy: PolicyBody = client.get("/api/v1/policy").await?;
             Ok(Output::new(&policy, policy.text.clone()))
         }
-        PolicyCommand::Set { file, expect } => {
-            let input = PolicyInput { text: read(&file)?, expected_version: expect };
+        PolicyCommand::Set { file, expect, force } => {
+            let input = PolicyInput { text: read(&file)?, expected_version: expect, force };
             let policy: PolicyBody = client.call(Method::PUT, "/api/v1/policy", &input).await?;
             let text =
                 format!("{}the policy is in force (version {})", warnings(&policy.warnings), policy.version);
             Ok(Output::new(&policy, text))
         }
         PolicyCommand::Check { file } => {
-            let input = PolicyInput { text: read(&file)?, expected_version: None };
+            let input = PolicyInput { text: read(&file)?, expected_version: None, force: false };
             let checked: PolicyChecked = client.call(Method::POST, "/api/v1/policy/check", &input).await?;
             let text = format!("{}no errors", warnings(&checked.warnings));
             Ok(Output::new(&checked, text))
+        }
+        PolicyCommand::Plan { file } => {
+            let input = PolicyInput { text: read(&file)?, expected_version: None, force: false };
+            let plan: Plan = client.call(Method::POST, "/api/v1/policy/plan", &input).await?;
+            Ok(Output::new(&plan, plan_text(&plan)))
+        }
+        PolicyCommand::Rollback { version, force } => {
+            let input = RollbackInput { version, force };
+            let policy: PolicyBody = client.call(Method::POST, "/api/v1/policy/rollback", &input).await?;
+            let text = format!(
+                "{}the policy of version {version} is in force again (version {})",
+                warnings(&policy.warnings),
+                policy.version
+            );
+            Ok(Output::new(&policy, text))
         }
         PolicyCommand::Explain { from, to, protocol } => {
             let (from, to, protocol) = (segment(&from), segment(&to), segment(&protocol));
@@ -86,18 +117,29 @@ pub(super) async fn run(command: PolicyCommand, client: &Client) -> Result<Outpu
     }
 }
 
-fn warnings(found: &[String]) -> String {
-    found.iter().map(|w| format!("{w}\n")).collect()
+fn plan_text(plan: &Plan) -> String {
+    let mut text = String::new();
+    for (sign, list) in [('+', &plan.gained), ('-', &plan.lost)] {
+        for d in list {
+            text.push_str(&format!("{sign} {} -> {} {} (line {})\n", d.from, d.to, d.ports, d.line));
+        }
+    }
+    if text.is_empty() {
+        text.push_str("nobody gains or loses access\n");
+    }
+    if plan.cut {
+        text.push_str("the mesh has more kinds of nodes than are compared; this is about the first ones\n");
+    }
+    text.push_str(&format!(
+        "pairs of nodes that are connected: {} now, {} then\n",
+        plan.pairs_before, plan.pairs_after
+    ));
+    if plan.cuts_most() {
+        text.push_str("this cuts most of the mesh apart: `policy set` takes it only with --force\n");
+    }
+    text
 }
 
-fn read(path: &Path) -> Result<String, Failure> {
-    let failed = |e: &dyn std::fmt::Display| Failure::new(format!("cannot read {}: {e}", path.display()));
-    let mut text = String::new();
-    if path == Path::new("-") {
-        std::io::stdin().lock().take(MAX_TEXT).read_to_string(&mut text).map_err(|e| failed(&e))?;
-    } else {
-        let file = std::fs::File::open(path).map_err(|e| failed(&e))?;
-        file.take(MAX_TEXT).read_to_string(&mut text).map_err(|e| failed(&e))?;
-    }
-    Ok(text)
+fn warnings(found: &[String]) -> String {
+    found.iter().map(|w| format!("{w}\n")).collect()
 }

@@ -10,7 +10,7 @@ use meshd_proto::control::MapPosition;
 use meshd_proto::{Endpoint, Hint, NodeId, RelayId, Version};
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
@@ -30,12 +30,16 @@ struct State {
     view: Arc<View>,
     /// Older views, newest last, for nodes that come back.
     kept: VecDeque<Arc<View>>,
-    /// Steps from older views to the present one that sessions asked for.
-    steps: Vec<Arc<ViewChange>>,
+    /// Steps from older views to the present one that sessions asked for. Each is computed by the first
+    /// who needs it, outside of the lock; others who need the same wait for that one only.
+    steps: Vec<(Arc<View>, Step)>,
     sessions: HashMap<NodeId, Entry>,
     next_session: u64,
     hints: HintBoard,
 }
+
+/// A step, once somebody has computed it.
+type Step = Arc<OnceLock<Arc<ViewChange>>>;
 
 #[derive(Debug)]
 struct Entry {
@@ -158,9 +162,19 @@ impl Hub {
     }
 
     /// Serves one connection that asked for the control protocol, until it ends.
-    pub async fn accept<S>(self: Arc<Self>, mut io: S, peer: SocketAddr)
+    pub async fn accept<S>(self: Arc<Self>, io: S, peer: SocketAddr)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send,
+    {
+        self.accept_stranger(io, peer, ()).await;
+    }
+
+    /// The same with something that is held while the other side is a stranger, and dropped once it is
+    /// known to be a member.
+    pub async fn accept_stranger<S, G>(self: Arc<Self>, mut io: S, peer: SocketAddr, stranger: G)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send,
+        G: Send,
     {
         let greeted = {
             let Ok(Ok(_slot)) = tokio::time::timeout(HANDSHAKE_LIMIT, self.handshakes.acquire()).await else {
@@ -181,7 +195,7 @@ impl Hub {
                 }
             }
         };
-        Box::pin(session::serve(self, io, peer, greeted)).await;
+        Box::pin(session::serve(self, io, peer, greeted, stranger)).await;
     }
 
     /// How many sessions stand.
@@ -252,12 +266,36 @@ impl Hub {
         peer: SocketAddr,
         resume: Option<&MapPosition>,
     ) -> (Seat, Standing) {
+        // Digests over large views are not computed under the lock either.
+        let (view, kept) = {
+            let state = self.state();
+            (state.view.clone(), state.kept.clone())
+        };
+        let found = standing(node, resume, &view, &kept);
+        self.seat(node, peer, found, view)
+    }
+
+    /// Seats a session whose standing was found by `view`.
+    fn seat(
+        self: &Arc<Self>,
+        node: NodeId,
+        peer: SocketAddr,
+        found: (Standing, Option<Arc<View>>),
+        view: Arc<View>,
+    ) -> (Seat, Standing) {
         let now = clock::now();
         let wall = clock::unix_now();
         let mailbox = Arc::new(Mailbox::default());
         let (session, standing) = {
             let mut state = self.state();
-            let standing = state.standing(node, resume, &mailbox);
+            let (standing, base) = match found {
+                // The view moved on meanwhile: the node is where that view was.
+                (Standing::Current, _) if !Arc::ptr_eq(&view, &state.view) => (Standing::Behind, Some(view)),
+                found => found,
+            };
+            if base.is_some() {
+                mailbox.put(|mail| mail.base = base);
+            }
             if let Some(cut) = state.reason_without_map(node) {
                 mailbox.put(|mail| mail.cut = Some(cut));
             }
@@ -312,25 +350,6 @@ impl State {
         })
     }
 
-    /// Compares the map that a node has with the views that are known.
-    fn standing(&self, node: NodeId, resume: Option<&MapPosition>, mailbox: &Mailbox) -> Standing {
-        let model = self.view.model();
-        let Some(resume) = resume.filter(|r| r.network == model.network && r.epoch == model.epoch) else {
-            return Standing::Unknown;
-        };
-        let same = |view: &View| view.digest(node) == Some(resume.digest);
-        if resume.version <= model.version && same(&self.view) {
-            return Standing::Current;
-        }
-        match self.kept.iter().rev().find(|view| same(view)) {
-            Some(view) => {
-                mailbox.put(|mail| mail.base = Some(view.clone()));
-                Standing::Behind
-            }
-            None => Standing::Unknown,
-        }
-    }
-
     /// Tells the listeners' sessions that there is news of `node`.
     fn spread(&self, node: NodeId, listeners: &[NodeId]) {
         if self.hints.hint(node).is_none() {
@@ -351,14 +370,30 @@ impl Seat {
 
     /// The present view, with the step to it from the one the node has; the node counts as current then.
     pub(super) fn take_step(&self) -> Option<(Arc<View>, Arc<ViewChange>)> {
-        let mut state = self.hub.state();
-        let base = self.mailbox.mail().base.take()?;
-        let view = state.view.clone();
-        if let Some(step) = state.steps.iter().find(|s| Arc::ptr_eq(&s.before, &base)) {
-            return Some((view, step.clone()));
-        }
-        let step = Arc::new(view.change_since(base));
-        state.steps.push(step.clone());
+        self.take_step_with(View::change_since)
+    }
+
+    fn take_step_with(
+        &self,
+        compare: impl FnOnce(&View, Arc<View>) -> ViewChange,
+    ) -> Option<(Arc<View>, Arc<ViewChange>)> {
+        let (view, base, cell) = {
+            let mut state = self.hub.state();
+            let base = self.mailbox.mail().base.take()?;
+            let view = state.view.clone();
+            let known = state.steps.iter().find(|(before, _)| Arc::ptr_eq(before, &base));
+            let cell = match known {
+                Some((_, cell)) => cell.clone(),
+                None => {
+                    let cell = Arc::new(OnceLock::new());
+                    state.steps.push((base.clone(), cell.clone()));
+                    cell
+                }
+            };
+            (view, base, cell)
+        };
+        // Comparing two views of a large mesh takes a while: nobody else waits for it.
+        let step = cell.get_or_init(|| Arc::new(compare(&view, base))).clone();
         Some((view, step))
     }
 
@@ -404,6 +439,28 @@ impl Drop for Seat {
     }
 }
 
+/// Compares the map that a node has with the views that are known; also the one that it is of, when that
+/// is an older one.
+fn standing(
+    node: NodeId,
+    resume: Option<&MapPosition>,
+    present: &View,
+    kept: &VecDeque<Arc<View>>,
+) -> (Standing, Option<Arc<View>>) {
+    let model = present.model();
+    let Some(resume) = resume.filter(|r| r.network == model.network && r.epoch == model.epoch) else {
+        return (Standing::Unknown, None);
+    };
+    let same = |view: &View| view.digest(node) == Some(resume.digest);
+    if resume.version <= model.version && same(present) {
+        return (Standing::Current, None);
+    }
+    match kept.iter().rev().find(|view| same(view)) {
+        Some(view) => (Standing::Behind, Some(view.clone())),
+        None => (Standing::Unknown, None),
+    }
+}
+
 /// The next view, by steps where the history reaches.
 fn follow(before: &View, published: &Published) -> (View, Concern) {
     match published.changes_after(before.model().version) {
@@ -415,3 +472,6 @@ fn follow(before: &View, published: &Published) -> (View, Concern) {
         None => (View::new(published.model.clone()), Concern::All),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,15 +1,24 @@
 //! What one session has to send of the map: one update at a time, in parts that are sealed only when the
 //! connection has taken the part before.
+//!
+//! Invariant: a place among the large updates is held for a bounded time. A node that takes an update and
+//! does not say so in time loses its session, not its map: it comes back and resumes.
 
 use crate::netmap::Delta;
 use meshd_proto::control::MapPosition;
 use meshd_proto::limits::{MAX_CONTROL_MESSAGE, MAX_UPDATE_ENTRIES};
 use meshd_proto::netmap::{Entry, MapUpdate};
 use std::collections::VecDeque;
+use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
 
 /// A part holds at most this many bytes of entries, so that it fits a message with room to spare.
 const MAX_PART_BYTES: usize = MAX_CONTROL_MESSAGE / 2;
+/// A node has this long to apply an update and say so…
+const ACK_PATIENCE: Duration = Duration::from_secs(30);
+/// …and the time that the update takes on the slowest line that we serve, in bytes per second.
+const SLOWEST_LINE: usize = 4 * 1024;
 
 /// The map as the node has it, and what is under way.
 #[derive(Debug)]
@@ -20,16 +29,23 @@ pub(super) struct Outbox {
     sent: Option<MapPosition>,
     parts: VecDeque<MapUpdate>,
     admission: Option<OwnedSemaphorePermit>,
+    /// When the update under way must have been acknowledged.
+    due: Option<Instant>,
 }
 
 impl Outbox {
     pub(super) const fn new(at: MapPosition) -> Self {
-        Self { at, sent: None, parts: VecDeque::new(), admission: None }
+        Self { at, sent: None, parts: VecDeque::new(), admission: None, due: None }
     }
 
     /// Whether an update waits to be written or acknowledged.
     pub(super) const fn is_busy(&self) -> bool {
         self.sent.is_some()
+    }
+
+    /// When the node must have acknowledged what is under way.
+    pub(super) const fn due(&self) -> Option<Instant> {
+        self.due
     }
 
     /// What a node that has read everything written so far must be at.
@@ -44,9 +60,12 @@ impl Outbox {
         to: MapPosition,
         snapshot: bool,
         admission: Option<OwnedSemaphorePermit>,
+        now: Instant,
     ) {
         let from = (!snapshot).then_some(self.at.version);
-        self.parts = split(delta, to, from).into();
+        let (parts, bytes) = split(delta, to, from);
+        self.parts = parts.into();
+        self.due = Some(now + ACK_PATIENCE + Duration::from_secs((bytes / SLOWEST_LINE) as u64));
         self.sent = Some(to);
         self.admission = admission;
     }
@@ -58,10 +77,10 @@ impl Outbox {
 
     /// The node says where its map is. Returns whether that is right.
     pub(super) fn applied(&mut self, position: MapPosition) -> bool {
-        self.admission = None;
         match self.sent.take() {
             Some(sent) if sent == position && self.parts.is_empty() => {
                 self.at = position;
+                (self.due, self.admission) = (None, None);
                 true
             }
             // An update that was given up on may still be acknowledged.
@@ -77,6 +96,7 @@ impl Outbox {
         self.parts.clear();
         self.sent = None;
         self.admission = None;
+        self.due = None;
     }
 }
 
@@ -85,7 +105,8 @@ pub(super) fn is_large(delta: &Delta) -> bool {
     delta.upserts.len() + delta.removes.len() > MAX_UPDATE_ENTRIES
 }
 
-fn split(delta: Delta, to: MapPosition, from: Option<meshd_proto::Version>) -> Vec<MapUpdate> {
+/// The parts of an update, and how many bytes they are about.
+fn split(delta: Delta, to: MapPosition, from: Option<meshd_proto::Version>) -> (Vec<MapUpdate>, usize) {
     let empty = || MapUpdate {
         network: to.network,
         epoch: to.epoch,
@@ -98,7 +119,7 @@ fn split(delta: Delta, to: MapPosition, from: Option<meshd_proto::Version>) -> V
     };
     let mut parts = vec![];
     let mut part = empty();
-    let mut bytes = 0;
+    let (mut bytes, mut total) = (0, 0);
     let mut flush = |part: &mut MapUpdate, bytes: &mut usize, size: usize| {
         let full =
             part.upserts.len() + part.removes.len() >= MAX_UPDATE_ENTRIES || *bytes + size > MAX_PART_BYTES;
@@ -107,6 +128,7 @@ fn split(delta: Delta, to: MapPosition, from: Option<meshd_proto::Version>) -> V
             *bytes = 0;
         }
         *bytes += size;
+        total += size;
     };
     for key in delta.removes {
         flush(&mut part, &mut bytes, 300);
@@ -118,7 +140,7 @@ fn split(delta: Delta, to: MapPosition, from: Option<meshd_proto::Version>) -> V
     }
     part.more = false;
     parts.push(part);
-    parts
+    (parts, total)
 }
 
 /// Bytes of an entry, exact for those that may be large.
@@ -167,7 +189,7 @@ mod tests {
     fn an_update_is_cut_into_parts_that_join_to_the_whole() {
         let n = 3 * MAX_UPDATE_ENTRIES as u32;
         let mut outbox = Outbox::new(position(1));
-        outbox.begin(delta(n), position(2), false, None);
+        outbox.begin(delta(n), position(2), false, None, Instant::now());
         let mut whole = outbox.next_part().unwrap();
         assert_eq!(whole.from, Some(Version(1)));
         assert_eq!(outbox.expected(), position(1), "not all of it is written");
@@ -185,10 +207,28 @@ mod tests {
     }
 
     #[test]
+    fn an_update_is_due_for_as_long_as_it_is_under_way() {
+        let now = Instant::now();
+        let mut outbox = Outbox::new(position(1));
+        outbox.begin(delta(10), position(2), false, None, now);
+        let small = outbox.due().unwrap();
+        assert!(small > now);
+        while outbox.next_part().is_some() {}
+        assert!(outbox.applied(position(1)), "an old acknowledgement");
+        assert_eq!(outbox.due(), Some(small), "buys no time");
+        assert!(outbox.applied(position(2)));
+        assert_eq!(outbox.due(), None);
+        outbox.begin(delta(100_000), position(3), false, None, now);
+        assert!(outbox.due().unwrap() > small + Duration::from_secs(60), "a long one on a slow line");
+        outbox.abandon();
+        assert_eq!(outbox.due(), None);
+    }
+
+    #[test]
     fn large_entries_are_parted_by_size() {
         let gateway = |i: usize| Entry::Gateway(format!("g{i}"), "x".repeat(MAX_PART_BYTES / 2));
         let delta = Delta { upserts: (0..5).map(gateway).collect(), ..Delta::default() };
-        let parts = split(delta, position(2), None);
+        let (parts, _) = split(delta, position(2), None);
         assert!(parts.len() >= 3);
         for part in parts {
             let message = meshd_proto::control::ToNode::Map(part).encode();

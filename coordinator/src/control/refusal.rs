@@ -56,7 +56,9 @@ pub(super) fn of(error: &RegisterError) -> Refusal {
             (RefusalCode::BadRequest, "change --advertise-routes")
         }
         RegisterError::AddressesExhausted(_) => (RefusalCode::TryLater, "remove nodes that are not used"),
-        RegisterError::Store(_) => (RefusalCode::TryLater, "the node tries again by itself"),
+        RegisterError::TooOften { .. } | RegisterError::Store(_) => {
+            (RefusalCode::TryLater, "the node tries again by itself")
+        }
     };
     Refusal { code, message: error.to_string(), hint: hint.to_owned() }
 }

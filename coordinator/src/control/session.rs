@@ -9,7 +9,7 @@ use super::{
 };
 use crate::clock;
 use crate::netmap::View;
-use crate::service::{Actor, RegisterRequest};
+use crate::service::{Actor, RegisterError, RegisterRequest};
 use meshd_proto::channel::{ChannelError, Frames, Opener, Sealer};
 use meshd_proto::control::{
     Answer, Call, Hello, MapPosition, Offer, PROTOCOL_VERSION, Refusal, ToCoordinator, ToNode,
@@ -66,15 +66,18 @@ struct Session {
     expired: bool,
     last_snapshot: Option<Instant>,
     retry_admission: Option<Instant>,
+    /// The newest offer that came too soon after others, and when it is taken.
+    offer: Option<(Offer, Instant)>,
     nonce: u64,
     /// Messages in the present window, and when it ends.
     rate: (u32, Instant),
 }
 
 /// Registers the node and serves its session.
-pub(super) async fn serve<S>(hub: Arc<Hub>, mut io: S, peer: SocketAddr, greeted: Greeted)
+pub(super) async fn serve<S, G>(hub: Arc<Hub>, mut io: S, peer: SocketAddr, greeted: Greeted, stranger: G)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
+    G: Send,
 {
     let Greeted { channel, frames, hello } = greeted;
     let machine = channel.machine();
@@ -87,6 +90,7 @@ where
             return;
         }
     };
+    drop(stranger);
     let version = hub.service().model().version;
     if timeout(VIEW_LIMIT, hub.reach(version)).await.is_err() {
         farewell(&mut io, &mut sealer, Vec::new(), &ToNode::Refused(refusal::busy())).await;
@@ -111,6 +115,7 @@ where
         expired: false,
         last_snapshot: None,
         retry_admission: None,
+        offer: None,
         nonce: 0,
         rate: (0, clock::timer_now() + RATE_WINDOW),
     };
@@ -197,7 +202,10 @@ impl Session {
             }
             let stalled = if self.out.is_empty() { None } else { Some(moved + STALL_LIMIT) };
             let deadline = stalled.map_or(heard + SILENCE_LIMIT, |s| s.min(heard + SILENCE_LIMIT));
-            let deadline = self.retry_admission.map_or(deadline, |r| r.min(deadline));
+            let due = self.outbox.due();
+            let offer_at = self.offer.as_ref().map(|(_, at)| *at);
+            let deadline =
+                [self.retry_admission, due, offer_at].into_iter().flatten().fold(deadline, Instant::min);
             tokio::select! {
                 // Revocation first: a session that is cut does not go on reading.
                 biased;
@@ -228,6 +236,10 @@ impl Session {
                     let now = clock::timer_now();
                     if self.retry_admission.is_some_and(|r| r <= now) {
                         self.retry_admission = None;
+                    } else if let Some((offer, _)) = self.offer.take_if(|(_, at)| *at <= now) {
+                        self.advertise(offer).await;
+                    } else if due.is_some_and(|d| d <= now) {
+                        return Err(SessionError::Misbehaved("does not acknowledge what it got"));
                     } else if stalled.is_some_and(|s| s <= now) {
                         return Err(SessionError::Misbehaved("does not read what it is sent"));
                     } else if heard + SILENCE_LIMIT <= now {
@@ -307,7 +319,7 @@ impl Session {
             self.wants_snapshot = false;
             self.last_snapshot = Some(clock::timer_now());
             let admission = Some(admission).filter(|_| is_large(&whole));
-            self.outbox.begin(whole, to, true, admission);
+            self.outbox.begin(whole, to, true, admission, clock::timer_now());
             return;
         }
         if !self.seat.mailbox.is_behind() {
@@ -336,7 +348,7 @@ impl Session {
             version: model.version,
             digest: delta.digest,
         };
-        self.outbox.begin(delta, to, false, admission);
+        self.outbox.begin(delta, to, false, admission, clock::timer_now());
     }
 
     async fn handle(&mut self, message: &[u8]) -> Result<Option<End>, SessionError> {
@@ -369,7 +381,7 @@ impl Session {
                 self.outbox.abandon();
                 self.wants_snapshot = true;
             }
-            ToCoordinator::Advertise(offer) => self.advertise(&offer).await,
+            ToCoordinator::Advertise(offer) => self.advertise(offer).await,
             ToCoordinator::Endpoints { endpoints, home_relay } => {
                 self.seat.hub().place(node, endpoints, home_relay);
             }
@@ -377,9 +389,11 @@ impl Session {
             ToCoordinator::Alive { .. } => {}
             ToCoordinator::Leave => {
                 if let Err(error) = self.seat.hub().service().leave(node, clock::unix_now()).await {
+                    // Without a last word the node says that it could not be told.
                     tracing::error!(%node, %error, "a node could not leave");
+                    return Ok(Some(End::Left));
                 }
-                return Ok(Some(End::Left));
+                return Ok(Some(End::Told(ToNode::Revoked { reason: "this node has left".to_owned() })));
             }
             ToCoordinator::Call { id, call } => {
                 let answer = self.answer(call).await;
@@ -389,14 +403,18 @@ impl Session {
         Ok(None)
     }
 
-    async fn advertise(&self, offer: &Offer) {
+    async fn advertise(&mut self, offer: Offer) {
+        self.offer = None;
         let routes: BTreeSet<_> = offer.routes.iter().copied().collect();
         let service = self.seat.hub().service();
         let name = offer.hostname.as_ref();
-        if let Err(error) =
-            service.advertise(self.seat.node, &routes, offer.exit_node, name, clock::unix_now()).await
-        {
-            tracing::warn!(node = %self.seat.node, %error, "an offer was not taken");
+        match service.advertise(self.seat.node, &routes, offer.exit_node, name, clock::unix_now()).await {
+            Ok(()) => {}
+            // The newest counts, and it counts in the end: what came before it is no loss.
+            Err(RegisterError::TooOften { wait }) => {
+                self.offer = Some((offer, clock::timer_now() + Duration::from_secs(wait)));
+            }
+            Err(error) => tracing::warn!(node = %self.seat.node, %error, "an offer was not taken"),
         }
     }
 

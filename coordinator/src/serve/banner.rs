@@ -12,6 +12,7 @@ use std::io::{IsTerminal, Write as _};
 const FIRST_TOKEN_LIFETIME: u64 = 24 * 3600;
 const FIRST_TOKEN_USES: u32 = 10;
 const TOKEN_COMMAND: &str = "meshd-coordinator token create";
+const LINK_COMMAND: &str = "meshd-coordinator admin-link";
 
 /// What is served.
 pub(super) struct Facts<'a> {
@@ -40,11 +41,13 @@ pub(super) async fn print(options: &ServeOptions, service: &Service, facts: &Fac
             tracing::warn!("{note}");
         }
         tracing::info!("join a machine: `{TOKEN_COMMAND}` prints the command");
+        tracing::info!("administer the mesh: `{LINK_COMMAND}` prints a link for an owner");
         return Ok(());
     }
     drop(out);
     let token = first_token(service).await?;
-    let text = text(facts, token.as_deref().map(String::as_str));
+    let link = first_link(service).await?;
+    let text = text(facts, token.as_deref().map(String::as_str), link.as_deref().map(String::as_str));
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_bytes())?;
     Ok(out.flush()?)
@@ -65,20 +68,38 @@ async fn first_token(service: &Service) -> Result<Option<zeroize::Zeroizing<Stri
     Ok(Some(new.token.to_text()))
 }
 
-fn text(facts: &Facts<'_>, token: Option<&str>) -> String {
+/// The secret of a link that makes the first owner, while nobody has an account.
+async fn first_link(service: &Service) -> Result<Option<zeroize::Zeroizing<String>>> {
+    if !service.has_no_account().await? {
+        return Ok(None);
+    }
+    Ok(Some(service.create_admin_link(&Actor::System, clock::unix_now()).await?.secret))
+}
+
+fn text(facts: &Facts<'_>, token: Option<&str>, link: Option<&str>) -> String {
     let (mesh, mut out) = (facts.mesh, String::new());
     let _ =
         writeln!(out, "Mesh `{}`: {}, {}, {}", mesh.name, mesh.domain, mesh.prefixes.v4, mesh.prefixes.v6);
     let _ = writeln!(out, "Reached at {}", facts.outside.addresses.join(", "));
     let _ = writeln!(out, "\nOpen these ports to the internet:");
-    let _ = writeln!(out, "  TCP {:<12} control channel and API", facts.port);
+    let _ = writeln!(out, "  TCP {:<12} control channel, API and pages", facts.port);
     if facts.udp_ports.is_some() {
         let _ = writeln!(out, "  UDP {:<12} relay and STUN", udp_text(facts.udp_ports));
     }
     if let Some(note) = note(facts) {
         let _ = writeln!(out, "\n{note}");
     }
-    let _ = writeln!(out, "\nCertificate of the API, SHA-256: {}", facts.fingerprint);
+    let place = facts.outside.addresses.first().cloned().unwrap_or_default();
+    match link {
+        Some(link) => {
+            let _ =
+                writeln!(out, "\nAdminister the mesh (one use, one hour):\n  https://{place}/welcome/{link}");
+        }
+        None => {
+            let _ = writeln!(out, "\nAdminister the mesh: https://{place}/");
+        }
+    }
+    let _ = writeln!(out, "  Certificate, SHA-256: {}", facts.fingerprint);
     match token {
         Some(token) => {
             let _ = writeln!(out, "\nJoin a machine (24 hours, 10 machines):\n  sudo meshd up {token}");
@@ -133,6 +154,7 @@ fn json(facts: &Facts<'_>) -> serde_json::Value {
         "udp_ports": udp,
         "certificate_sha256": facts.fingerprint,
         "token_command": TOKEN_COMMAND,
+        "admin_link_command": LINK_COMMAND,
     })
 }
 

@@ -1,5 +1,7 @@
-//! One connection: TLS or plain HTTP by its first byte, then requests, then maybe the control protocol.
+//! One connection: TLS or plain HTTP by its first byte, then requests, then maybe the control protocol or
+//! the relay's, each by an upgrade of its own or inside WebSocket.
 
+use super::slots::Slot;
 use crate::api::Transport;
 use crate::control::Hub;
 use axum::Router;
@@ -8,13 +10,16 @@ use axum::http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use meshd_relay::server::RelayControl;
+use meshd_relay::stream::BoxIo;
+use meshd_relay::stream::upgrade::{CONTROL, Form, Protocol, RELAY, websocket_accept};
+use meshd_relay::stream::websocket::{Role, WebSocket};
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -24,25 +29,22 @@ use tower::ServiceExt;
 const TLS_HANDSHAKE: u8 = 0x16;
 /// For the first byte, a TLS handshake and each request head.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Where nodes speak the control protocol, and its name.
-const CONTROL_PATH: &str = "/control";
-const CONTROL_PROTOCOL: &str = "meshd-control";
+
+/// The slot of a connection, until an upgrade takes it.
+type SharedSlot = Arc<Mutex<Option<Slot>>>;
 
 /// What every connection needs.
 pub(super) struct Shared {
     pub(super) control: Arc<Hub>,
+    /// The embedded relay, where there is one.
+    pub(super) relay: Option<RelayControl>,
     pub(super) router: Router,
     pub(super) tls: TlsAcceptor,
     pub(super) tasks: TaskTracker,
     pub(super) stop: CancellationToken,
 }
 
-pub(super) async fn serve_tcp(
-    stream: TcpStream,
-    peer: SocketAddr,
-    shared: Arc<Shared>,
-    slot: OwnedSemaphorePermit,
-) {
+pub(super) async fn serve_tcp(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>, slot: Slot) {
     // Small messages, answered at once.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%peer, %error, "cannot set TCP_NODELAY");
@@ -64,15 +66,11 @@ pub(super) async fn serve_unix(stream: UnixStream, shared: Arc<Shared>) {
     serve_http(stream, Transport::Unix { uid: credentials.uid() }, shared, None).await;
 }
 
-async fn serve_http<S>(
-    stream: S,
-    transport: Transport,
-    shared: Arc<Shared>,
-    slot: Option<OwnedSemaphorePermit>,
-) where
+async fn serve_http<S>(stream: S, transport: Transport, shared: Arc<Shared>, slot: Option<Slot>)
+where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let slot = Arc::new(slot);
+    let slot = Arc::new(Mutex::new(slot));
     let stop = shared.stop.clone();
     let service = service_fn(move |request| {
         let (shared, slot) = (shared.clone(), slot.clone());
@@ -101,12 +99,15 @@ async fn answer(
     mut request: Request<Incoming>,
     transport: Transport,
     shared: &Arc<Shared>,
-    slot: Arc<Option<OwnedSemaphorePermit>>,
+    slot: SharedSlot,
 ) -> Response<Body> {
-    if request.uri().path() == CONTROL_PATH {
+    let path = request.uri().path();
+    if let Some(protocol) = [CONTROL, RELAY].into_iter().find(|p| p.path == path) {
         return match transport {
-            Transport::Tls(peer) | Transport::Plain(peer) => upgrade(&mut request, peer, shared, slot),
-            Transport::Unix { .. } => plain(StatusCode::NOT_FOUND, "the control protocol is served on TCP\n"),
+            Transport::Tls(peer) | Transport::Plain(peer) => {
+                upgrade(&mut request, protocol, peer, shared, slot)
+            }
+            Transport::Unix { .. } => plain(StatusCode::NOT_FOUND, "nodes are served on TCP\n"),
         };
     }
     let mut request = request.map(Body::new);
@@ -119,37 +120,76 @@ async fn answer(
 
 fn upgrade(
     request: &mut Request<Incoming>,
+    protocol: Protocol,
     peer: SocketAddr,
     shared: &Arc<Shared>,
-    slot: Arc<Option<OwnedSemaphorePermit>>,
+    slot: SharedSlot,
 ) -> Response<Body> {
-    if !asks_for_control(request.headers()) {
-        let mut response =
-            plain(StatusCode::UPGRADE_REQUIRED, "nodes speak the meshd-control protocol here\n");
-        response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static(CONTROL_PROTOCOL));
-        return response;
+    if protocol == RELAY && shared.relay.is_none() {
+        return plain(StatusCode::NOT_FOUND, "there is no relay here\n");
     }
+    let mut response = plain(StatusCode::SWITCHING_PROTOCOLS, "");
+    let headers = response.headers_mut();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    let form = match asked_for(request.headers(), protocol) {
+        Some(Asked::Protocol) => {
+            headers.insert(header::UPGRADE, HeaderValue::from_static(protocol.name));
+            Form::Upgrade
+        }
+        Some(Asked::WebSocket(accept)) => {
+            headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+            headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+            Form::WebSocket
+        }
+        None => {
+            *response.status_mut() = StatusCode::UPGRADE_REQUIRED;
+            response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static(protocol.name));
+            return response;
+        }
+    };
     let upgraded = hyper::upgrade::on(request);
-    let (hub, stop) = (shared.control.clone(), shared.stop.clone());
-    shared.tasks.spawn(async move {
-        let _slot = slot;
-        match upgraded.await {
-            Ok(io) => tokio::select! {
-                () = stop.cancelled() => {}
-                () = hub.accept(TokioIo::new(io), peer) => {}
-            },
-            Err(error) => tracing::debug!(%peer, %error, "control upgrade failed"),
+    let shared = shared.clone();
+    shared.tasks.clone().spawn(async move {
+        let slot = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let (_place, stranger) = slot.map(Slot::split).unzip();
+        let io = match upgraded.await {
+            Ok(io) => TokioIo::new(io),
+            Err(error) => return tracing::debug!(%peer, %error, "an upgrade failed"),
+        };
+        let io: BoxIo = match form {
+            Form::Upgrade => Box::new(io),
+            Form::WebSocket => Box::new(WebSocket::new(io, Role::Server, Vec::new())),
+        };
+        let serve = async {
+            match (&shared.relay, protocol == RELAY) {
+                (Some(relay), true) => relay.serve_stream(io, peer, stranger).await,
+                _ => shared.control.clone().accept_stranger(io, peer, stranger).await,
+            }
+        };
+        tokio::select! {
+            () = shared.stop.cancelled() => {}
+            () = serve => {}
         }
     });
-    let mut response = plain(StatusCode::SWITCHING_PROTOCOLS, "");
-    response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static(CONTROL_PROTOCOL));
-    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     response
 }
 
-fn asks_for_control(headers: &HeaderMap) -> bool {
-    let upgrade = headers.get(header::UPGRADE).and_then(|v| v.to_str().ok());
-    upgrade.is_some_and(|v| v.split(',').any(|p| p.trim().eq_ignore_ascii_case(CONTROL_PROTOCOL)))
+/// What an upgrade is asked to.
+enum Asked {
+    Protocol,
+    /// With what the client expects in the answer.
+    WebSocket(HeaderValue),
+}
+
+fn asked_for(headers: &HeaderMap, protocol: Protocol) -> Option<Asked> {
+    let wanted = headers.get(header::UPGRADE).and_then(|v| v.to_str().ok())?;
+    let asks = |name: &str| wanted.split(',').any(|p| p.trim().eq_ignore_ascii_case(name));
+    if asks(protocol.name) {
+        return Some(Asked::Protocol);
+    }
+    let key = headers.get(header::SEC_WEBSOCKET_KEY).and_then(|v| v.to_str().ok())?;
+    let accept = HeaderValue::from_str(&websocket_accept(key)).ok()?;
+    asks("websocket").then_some(Asked::WebSocket(accept))
 }
 
 fn plain(status: StatusCode, text: &'static str) -> Response<Body> {

@@ -2,16 +2,13 @@
 
 use super::ServeOptions;
 use super::connection::{self, Shared};
+use super::slots::Slots;
 use anyhow::{Context, Result, bail};
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
-
-/// Most connections at once, those of nodes included.
-const MAX_CONNECTIONS: usize = 20_000;
 
 /// Binds the address that was asked for; otherwise the port of last time, 443 or 8443.
 pub(super) fn bind(options: &ServeOptions, last: Option<u16>) -> Result<TcpListener> {
@@ -57,9 +54,9 @@ fn listener(addr: SocketAddr) -> std::io::Result<TcpListener> {
 
 /// Accepts until the shutdown; every connection is a tracked task.
 pub(super) async fn accept_loop(listener: TcpListener, shared: Arc<Shared>) {
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let slots = Slots::new();
     loop {
-        let Ok(slot) = slots.clone().acquire_owned().await else { return };
+        let Some(place) = slots.free_place().await else { return };
         let accepted = tokio::select! {
             () = shared.stop.cancelled() => return,
             accepted = listener.accept() => accepted,
@@ -67,6 +64,8 @@ pub(super) async fn accept_loop(listener: TcpListener, shared: Arc<Shared>) {
         match accepted {
             Ok((stream, peer)) => {
                 let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+                // Too many from there already: hung up on before anything is read.
+                let Some(slot) = slots.take(place, peer.ip()) else { continue };
                 shared.tasks.spawn(connection::serve_tcp(stream, peer, shared.clone(), slot));
             }
             // Out of file descriptors, or the peer is gone again: the listener itself is fine.

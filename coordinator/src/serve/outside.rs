@@ -30,6 +30,13 @@ pub(super) enum Reach {
     LoopbackOnly,
 }
 
+impl Outside {
+    /// The TCP port of the first address: a router may map another one to ours.
+    pub(super) fn first_port(&self) -> Option<u16> {
+        self.addresses.first()?.rsplit_once(':')?.1.parse().ok()
+    }
+}
+
 /// The addresses an admin named, or those this host has itself.
 pub(super) fn find(public: &[String], port: u16) -> Result<Outside> {
     if public.is_empty() {

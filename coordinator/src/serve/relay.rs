@@ -28,7 +28,12 @@ pub(super) struct Running {
     pub(super) ports: (u16, Option<u16>),
 }
 
-pub(super) fn start(options: &ServeOptions, service: &Service, outside: &Outside) -> Result<Option<Running>> {
+pub(super) fn start(
+    options: &ServeOptions,
+    service: &Service,
+    outside: &Outside,
+    tcp_port: u16,
+) -> Result<Option<Running>> {
     if options.no_relay {
         return Ok(None);
     }
@@ -51,7 +56,8 @@ pub(super) fn start(options: &ServeOptions, service: &Service, outside: &Outside
         hosts: outside.hosts.clone(),
         udp_port: port,
         alt_udp_port: alt_port.unwrap_or(0),
-        tls_port: 0,
+        // By TCP on the coordinator's own port, as it is reached from outside.
+        tls_port: outside.first_port().unwrap_or(tcp_port),
     };
     Ok(Some(Running { handle, record, ports: (port, alt_port) }))
 }

@@ -1,6 +1,7 @@
 //! Who asks, and what that role may do. Nothing outside this file decides a permission.
 
 use meshd_proto::NodeId;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
@@ -15,7 +16,18 @@ pub enum Actor {
     ApiToken {
         /// The token's name, for the audit log.
         name: String,
-        /// What it may do.
+        /// What it may do at most.
+        role: Role,
+        /// What of that it may do.
+        scopes: Scopes,
+    },
+    /// A person who signed in.
+    User {
+        /// The account.
+        id: u64,
+        /// Its name, for the audit log and as owner of nodes.
+        name: String,
+        /// What the person may do.
         role: Role,
     },
     /// A node over its control channel: may speak for itself only.
@@ -38,8 +50,8 @@ pub enum Role {
     Owner,
 }
 
-/// One thing that may be allowed or not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// One thing that may be allowed or not. Its name is also the name of an API token's scope.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Permission {
     /// Status and counts.
     ReadStatus,
@@ -57,11 +69,126 @@ pub enum Permission {
     ManagePolicy,
     /// Make and revoke API tokens.
     ManageApiTokens,
+    /// Invite people, change their roles, remove them.
+    ManageUsers,
     /// Mesh settings and addresses.
     ManageMesh,
     /// Copy the database, keys included.
     Backup,
+    /// Make a link that makes an owner: root of the coordinator's host only.
+    IssueAdminLink,
 }
+
+impl Permission {
+    /// Every permission.
+    pub const ALL: [Self; 12] = [
+        Self::ReadStatus,
+        Self::Read,
+        Self::ReadAudit,
+        Self::ManageNodes,
+        Self::ManageTokens,
+        Self::ManageDns,
+        Self::ManagePolicy,
+        Self::ManageApiTokens,
+        Self::ManageUsers,
+        Self::ManageMesh,
+        Self::Backup,
+        Self::IssueAdminLink,
+    ];
+
+    /// Those that an API token can be limited to.
+    pub fn scopes() -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(|p| *p != Self::IssueAdminLink)
+    }
+
+    /// The name as scope of an API token and in the API's description.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ReadStatus => "status:read",
+            Self::Read => "mesh:read",
+            Self::ReadAudit => "audit:read",
+            Self::ManageNodes => "nodes:write",
+            Self::ManageTokens => "tokens:write",
+            Self::ManageDns => "dns:write",
+            Self::ManagePolicy => "policy:write",
+            Self::ManageApiTokens => "api-tokens:write",
+            Self::ManageUsers => "users:write",
+            Self::ManageMesh => "mesh:write",
+            Self::Backup => "backup:read",
+            Self::IssueAdminLink => "admin-link",
+        }
+    }
+
+    /// What it lets somebody do, for people.
+    pub const fn about(self) -> &'static str {
+        match self {
+            Self::ReadStatus => "see status and counts",
+            Self::Read => "read nodes, routes, names, tokens and policy",
+            Self::ReadAudit => "read the audit log",
+            Self::ManageNodes => "approve, rename, tag and remove nodes; approve routes",
+            Self::ManageTokens => "make and revoke join tokens",
+            Self::ManageDns => "set DNS records",
+            Self::ManagePolicy => "set the policy",
+            Self::ManageApiTokens => "make and revoke API tokens",
+            Self::ManageUsers => "invite people and change roles",
+            Self::ManageMesh => "change mesh settings",
+            Self::Backup => "download a backup, keys included",
+            Self::IssueAdminLink => "make a link for a new owner",
+        }
+    }
+}
+
+impl fmt::Display for Permission {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// What of its role an API token may do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Scopes(Option<BTreeSet<Permission>>);
+
+impl Scopes {
+    /// All that the role may.
+    pub const ALL: Self = Self(None);
+
+    /// Reads scope names; none at all means all that the role may.
+    ///
+    /// # Errors
+    /// Names a scope that is none.
+    pub fn parse<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<Self, UnknownScope> {
+        let mut found = BTreeSet::new();
+        for name in names.into_iter().map(str::trim).filter(|n| !n.is_empty()) {
+            let scope = Permission::scopes().find(|p| p.as_str() == name);
+            found.insert(scope.ok_or_else(|| UnknownScope(name.chars().take(40).collect()))?);
+        }
+        Ok(Self(Some(found).filter(|f| !f.is_empty())))
+    }
+
+    /// Whether that is within the scopes.
+    pub fn hold(&self, permission: Permission) -> bool {
+        self.0.as_ref().is_none_or(|set| set.contains(&permission))
+    }
+
+    /// Whether everything in `other` is in here, too.
+    pub fn cover(&self, other: &Self) -> bool {
+        match (&self.0, &other.0) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(own), Some(wanted)) => wanted.is_subset(own),
+        }
+    }
+
+    /// The names; empty: all that the role may.
+    pub fn names(&self) -> Vec<&'static str> {
+        self.0.iter().flatten().map(|p| p.as_str()).collect()
+    }
+}
+
+/// A text that is no scope.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no scope: `meshd-coordinator api-token create --help` names them")]
+pub struct UnknownScope(String);
 
 impl Role {
     /// Every role, weakest first.
@@ -76,8 +203,22 @@ impl Role {
             | Permission::ManageTokens
             | Permission::ManageDns
             | Permission::ManagePolicy => matches!(self, Self::NetworkAdmin | Self::Admin | Self::Owner),
-            Permission::ManageApiTokens | Permission::ManageMesh => matches!(self, Self::Admin | Self::Owner),
+            Permission::ManageApiTokens | Permission::ManageUsers | Permission::ManageMesh => {
+                matches!(self, Self::Admin | Self::Owner)
+            }
             Permission::Backup => matches!(self, Self::Owner),
+            Permission::IssueAdminLink => false,
+        }
+    }
+
+    /// What the role is for, in one line.
+    pub const fn about(self) -> &'static str {
+        match self {
+            Self::Member => "has nodes; sees the mesh's status",
+            Self::Auditor => "reads everything, changes nothing",
+            Self::NetworkAdmin => "nodes, routes, names, join tokens, policy",
+            Self::Admin => "also users, API tokens and settings",
+            Self::Owner => "also backups with keys in them",
         }
     }
 
@@ -117,14 +258,24 @@ impl Actor {
     pub const fn role(&self) -> Option<Role> {
         match self {
             Self::LocalRoot | Self::System => Some(Role::Owner),
-            Self::ApiToken { role, .. } => Some(*role),
+            Self::ApiToken { role, .. } | Self::User { role, .. } => Some(*role),
             Self::Node(_) => None,
         }
     }
 
     /// Whether the actor has that permission.
     pub fn may(&self, permission: Permission) -> bool {
-        self.role().is_some_and(|role| role.may(permission))
+        match self {
+            Self::LocalRoot | Self::System => true,
+            Self::ApiToken { role, scopes, .. } => role.may(permission) && scopes.hold(permission),
+            Self::User { role, .. } => role.may(permission),
+            Self::Node(_) => false,
+        }
+    }
+
+    /// Whether the actor may give `role` to somebody: never more than its own.
+    pub fn may_grant(&self, role: Role) -> bool {
+        self.role().is_some_and(|own| role <= own)
     }
 }
 
@@ -134,6 +285,7 @@ impl fmt::Display for Actor {
             Self::LocalRoot => f.write_str("root"),
             Self::System => f.write_str("coordinator"),
             Self::ApiToken { name, .. } => write!(f, "api:{name}"),
+            Self::User { name, .. } => write!(f, "user:{name}"),
             Self::Node(id) => write!(f, "node:{id}"),
         }
     }
@@ -145,30 +297,35 @@ mod tests {
 
     #[test]
     fn each_role_may_all_that_the_weaker_one_may() {
-        use Permission as P;
-        let all = [
-            P::ReadStatus,
-            P::Read,
-            P::ReadAudit,
-            P::ManageNodes,
-            P::ManageTokens,
-            P::ManageDns,
-            P::ManagePolicy,
-            P::ManageApiTokens,
-            P::ManageMesh,
-            P::Backup,
-        ];
+        let all = Permission::ALL;
         for pair in Role::ALL.windows(2) {
             for permission in all {
                 assert!(!pair[0].may(permission) || pair[1].may(permission), "{pair:?} {permission:?}");
             }
         }
-        assert!(all.iter().all(|p| Role::Owner.may(*p)));
+        let owner: Vec<_> = all.iter().filter(|p| !Role::Owner.may(**p)).collect();
+        assert_eq!(owner, [&Permission::IssueAdminLink]);
         assert_eq!(all.iter().filter(|p| Role::Member.may(**p)).count(), 1);
     }
 
     #[test]
     fn a_node_has_no_permission_at_all() {
         assert!(!Actor::Node(NodeId(1)).may(Permission::ReadStatus));
+    }
+
+    #[test]
+    fn a_scope_takes_away_and_never_adds() {
+        let token = |role, names: &[&str]| Actor::ApiToken {
+            name: "ci".to_owned(),
+            role,
+            scopes: Scopes::parse(names.iter().copied()).unwrap(),
+        };
+        let dns = token(Role::NetworkAdmin, &["dns:write"]);
+        assert!(dns.may(Permission::ManageDns) && !dns.may(Permission::Read));
+        assert!(!token(Role::Auditor, &["dns:write"]).may(Permission::ManageDns));
+        assert!(token(Role::Auditor, &[]).may(Permission::Read));
+        assert!(Scopes::parse(["dns"]).is_err() && Scopes::parse(["admin-link"]).is_err());
+        let one = Scopes::parse(["dns:write"]).unwrap();
+        assert!(Scopes::ALL.cover(&one) && !one.cover(&Scopes::ALL) && one.cover(&one));
     }
 }

@@ -23,6 +23,23 @@ impl Service {
         Ok(self.lock().await?.writer.store.audit(before, limit.min(MAX_ENTRIES)).await?)
     }
 
+    /// Like [`Self::audit`], but only entries with `text` in one of their fields.
+    ///
+    /// # Errors
+    /// When the actor may not, or the database fails.
+    pub async fn find_audit(
+        &self,
+        actor: &Actor,
+        text: &str,
+        before: Option<u64>,
+        limit: u32,
+    ) -> Result<Vec<AuditEntry>, ServiceError> {
+        Self::require(actor, Permission::ReadAudit)?;
+        let text: String = text.trim().chars().take(100).collect();
+        let mut turn = self.lock().await?;
+        Ok(turn.writer.store.find_audit(&text, before, limit.min(MAX_ENTRIES)).await?)
+    }
+
     /// Whether the chain of the audit log holds.
     ///
     /// # Errors

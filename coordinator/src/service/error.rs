@@ -95,6 +95,12 @@ pub enum RegisterError {
     /// The mesh prefix is full.
     #[error("no mesh address is left in {0}: remove unused nodes")]
     AddressesExhausted(ipnet::Ipv4Net),
+    /// The node changes what it offers again and again.
+    #[error("this node changed its name or routes too often: the next change is taken in {wait} s")]
+    TooOften {
+        /// Seconds until the next change is taken.
+        wait: u64,
+    },
     /// The database failed; nothing was changed.
     #[error("the coordinator's database failed: try again later")]
     Store(#[from] StoreError),

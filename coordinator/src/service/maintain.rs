@@ -2,6 +2,7 @@
 
 use super::{Actor, Service, draft};
 use crate::model::{Model, Write};
+use crate::store::compact::Bounds;
 use crate::store::{Batch, StoreError};
 use meshd_proto::{NodeId, UnixSeconds};
 
@@ -41,6 +42,14 @@ impl Service {
         turn.commit(batch).await?;
         gone.iter().for_each(|id| self.presence.forget(*id));
         Ok(gone.len())
+    }
+
+    /// Forgets what the logs hold beyond their bounds.
+    ///
+    /// # Errors
+    /// When the database or the state directory cannot be written.
+    pub async fn compact(&self, now: UnixSeconds) -> Result<(), StoreError> {
+        self.lock().await?.writer.store.compact(&Bounds::DEFAULT, now).await
     }
 
     fn overdue(&self, model: &Model, now: UnixSeconds) -> Vec<NodeId> {

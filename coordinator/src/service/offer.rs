@@ -10,7 +10,7 @@ impl Service {
     /// A node replaces what it offers. Approvals stay: what is offered again later counts again.
     ///
     /// # Errors
-    /// When it cannot offer that, or is no member any more.
+    /// When it cannot offer that, changes it too often, or is no member any more.
     pub async fn advertise(
         &self,
         node: NodeId,
@@ -27,6 +27,7 @@ impl Service {
         if next == **record {
             return Ok(());
         }
+        self.pace.take(node, now).map_err(|wait| RegisterError::TooOften { wait })?;
         let list: Vec<String> = routes.iter().map(ToString::to_string).collect();
         let detail = format!("{}{}", list.join(", "), if exit { " and exit node" } else { "" });
         let audit = vec![draft(&Actor::Node(node), "node.offer", &next.name, detail)];
@@ -46,6 +47,7 @@ impl Service {
         let writes = super::nodes::removal(&turn.model, node);
         turn.commit(Batch { at: now, writes, audit, ..Batch::default() }).await?;
         self.presence.forget(node);
+        self.pace.forget(node);
         Ok(())
     }
 }

@@ -4,7 +4,7 @@ use super::{Actor, Permission, Service, ServiceError, draft, nodes};
 use crate::model::{Model, NodeRecord, Write};
 use crate::store::Batch;
 use crate::store::tokens::PolicyText;
-use meshd_policy::{Explanation, MeshFacts, NodeFacts, Policy, Question};
+use meshd_policy::{Explanation, MeshFacts, NodeFacts, Plan, Policy, Question};
 use meshd_proto::netmap::RecordValue;
 use meshd_proto::{Hostname, UnixSeconds, Version};
 use std::net::IpAddr;
@@ -22,6 +22,28 @@ pub struct PolicyView {
     pub version: Version,
     /// Parts of the text that have no effect here.
     pub warnings: Vec<String>,
+}
+
+/// A policy that somebody wants in force.
+#[derive(Clone, Copy, Debug)]
+pub struct PolicyChange<'a> {
+    /// The text.
+    pub text: &'a str,
+    /// Only when the policy in force is still that of this version.
+    pub expected: Option<Version>,
+    /// Also when it cuts most of the mesh, or the actor's own machines, off.
+    pub force: bool,
+}
+
+/// What a policy text would do.
+#[derive(Clone, Debug)]
+pub struct PolicyPlan {
+    /// Parts of the text that have no effect here.
+    pub warnings: Vec<String>,
+    /// What would be allowed and what no longer.
+    pub plan: Plan,
+    /// Why it would be refused unless forced.
+    pub danger: Option<String>,
 }
 
 impl Service {
@@ -49,23 +71,69 @@ impl Service {
         Ok(texts(policy.warnings()))
     }
 
-    /// Puts a policy into force, when it reads without error and its tests pass. With `expected`, only
-    /// when the policy in force is still that of this version. Routes that it approves by itself are
-    /// approved with it.
+    /// What a policy text would change, and what speaks against it. Changes nothing.
     ///
     /// # Errors
-    /// When the actor may not, somebody else was first, the text has errors or failing tests, or the
-    /// database fails.
+    /// When the actor may not, or the text has errors or failing tests.
+    pub fn plan_policy(&self, actor: &Actor, text: &str) -> Result<PolicyPlan, ServiceError> {
+        Self::require(actor, Permission::Read)?;
+        let model = self.model();
+        let policy = accept(&model, text)?;
+        let plan = effect(&model, &policy);
+        let danger = danger(actor, &plan);
+        Ok(PolicyPlan { warnings: texts(policy.warnings()), plan, danger })
+    }
+
+    /// Puts a policy into force, when it reads without error and its tests pass, and when it cuts neither
+    /// the actor's own machines nor most of the mesh off (unless forced). Routes that it approves by
+    /// itself are approved with it.
+    ///
+    /// # Errors
+    /// When the actor may not, somebody else was first, the text has errors or failing tests, it cuts too
+    /// much, or the database fails.
     pub async fn set_policy(
         &self,
         actor: &Actor,
-        text: &str,
-        expected: Option<Version>,
+        change: &PolicyChange<'_>,
+        now: UnixSeconds,
+    ) -> Result<PolicyView, ServiceError> {
+        self.put_policy(actor, change, "policy.set", now).await
+    }
+
+    /// Puts the policy that a version brought back into force.
+    ///
+    /// # Errors
+    /// When the actor may not, there is no such version, it does not pass today, it cuts too much, or the
+    /// database fails.
+    pub async fn rollback_policy(
+        &self,
+        actor: &Actor,
+        version: Version,
+        force: bool,
+        now: UnixSeconds,
+    ) -> Result<PolicyView, ServiceError> {
+        Self::require(actor, Permission::ManagePolicy)?;
+        let past = self.lock().await?.writer.store.policies(u32::MAX).await?;
+        let found = past.into_iter().find(|p| p.version == version.0);
+        let text = found.map(|p| p.text).ok_or_else(|| ServiceError::NotFound {
+            what: "policy of version",
+            name: version.to_string(),
+            hint: "; `meshd-coordinator policy history` shows them".to_owned(),
+        })?;
+        let change = PolicyChange { text: &text, expected: None, force };
+        self.put_policy(actor, &change, "policy.rollback", now).await
+    }
+
+    async fn put_policy(
+        &self,
+        actor: &Actor,
+        change: &PolicyChange<'_>,
+        action: &'static str,
         now: UnixSeconds,
     ) -> Result<PolicyView, ServiceError> {
         Self::require(actor, Permission::ManagePolicy)?;
         let turn = self.lock().await?;
-        if let Some(expected) = expected
+        if let Some(expected) = change.expected
             && expected != turn.model.policy_version
         {
             return Err(ServiceError::Conflict(format!(
@@ -73,9 +141,15 @@ impl Service {
                 turn.model.policy_version
             )));
         }
-        let policy = Arc::new(accept(&turn.model, text)?);
+        let policy = Arc::new(accept(&turn.model, change.text)?);
         if policy.text() != turn.model.policy.text() {
-            let mut writes = vec![Write::PutPolicy { text: text.to_owned(), policy: policy.clone() }];
+            let danger = danger(actor, &effect(&turn.model, &policy));
+            if let Some(danger) = danger.as_deref().filter(|_| !change.force) {
+                return Err(ServiceError::Conflict(format!(
+                    "{danger}: nothing was changed; look at it with `policy plan`, and force it when it is meant so"
+                )));
+            }
+            let mut writes = vec![Write::PutPolicy { text: change.text.to_owned(), policy: policy.clone() }];
             for node in turn.model.nodes.values() {
                 let mut next = (**node).clone();
                 auto_approve(&policy, &mut next);
@@ -83,10 +157,17 @@ impl Service {
                     writes.push(Write::PutNode(next));
                 }
             }
-            let audit = vec![draft(actor, "policy.set", "", format_args!("{} rules", policy.rule_count()))];
+            let forced = if danger.is_some() { ", forced" } else { "" };
+            let detail = format!("{} rules{forced}", policy.rule_count());
+            let audit = vec![draft(actor, action, "", detail)];
             turn.commit(Batch { at: now, writes, audit, ..Batch::default() }).await?;
         }
-        self.policy(actor)
+        let model = self.model();
+        Ok(PolicyView {
+            text: model.policy.text().to_owned(),
+            version: model.policy_version,
+            warnings: texts(model.policy.warnings()),
+        })
     }
 
     /// Whether a flow passes under the policy in force, and why. Ends are names of nodes or addresses;
@@ -117,6 +198,27 @@ impl Service {
         Self::require(actor, Permission::Read)?;
         Ok(self.lock().await?.writer.store.policies(limit.min(100)).await?)
     }
+}
+
+fn effect(model: &Model, after: &Policy) -> Plan {
+    let nodes = facts(model);
+    let mesh = MeshFacts { prefixes: model.mesh.prefixes, nodes: &nodes };
+    meshd_policy::plan(&model.policy, after, &mesh)
+}
+
+/// What speaks against a change of policy.
+fn danger(actor: &Actor, plan: &Plan) -> Option<String> {
+    if let Actor::User { name, .. } = actor
+        && plan.stranded.contains(name)
+    {
+        return Some("this policy cuts your own machines off: they would reach nothing any more".to_owned());
+    }
+    plan.cuts_most().then(|| {
+        format!(
+            "this policy cuts most of the mesh apart: {} pairs of nodes are connected now, {} would be then",
+            plan.pairs_before, plan.pairs_after
+        )
+    })
 }
 
 fn accept(model: &Model, text: &str) -> Result<Policy, ServiceError> {
@@ -189,9 +291,14 @@ fn failing_tests(model: &Model, policy: &Policy) -> Vec<String> {
     policy.run_tests(&mesh).iter().map(ToString::to_string).collect()
 }
 
+/// Whether a node counts for the policy.
+pub(super) fn takes_part(node: &NodeRecord) -> bool {
+    node.admitted && !node.revoked
+}
+
 /// The nodes that take part, as the policy sees them.
-fn facts(model: &Model) -> Vec<NodeFacts> {
-    let taking_part = model.nodes.values().filter(|n| n.admitted && !n.revoked);
+pub(super) fn facts(model: &Model) -> Vec<NodeFacts> {
+    let taking_part = model.nodes.values().filter(|n| takes_part(n));
     let fact = |n: &Arc<NodeRecord>| NodeFacts {
         name: n.name.to_string(),
         class: n.class_key().for_policy(),

@@ -11,13 +11,13 @@ use std::net::IpAddr;
 const DEFAULT_TTL: u32 = 60;
 /// Longest TTL, RFC 2181 §8 allows more; a week is a typing mistake's bound.
 const MAX_TTL: u32 = 7 * 24 * 3600;
-/// Longest text of one TXT value (RFC 1035 §3.3).
-const MAX_TXT: usize = 255;
+/// How a whole subtree is written by a person.
+const SUBTREE: &str = "suffix:";
 
 /// A value to add to a name.
 #[derive(Clone, Debug)]
 pub struct RecordInput {
-    /// A name of the mesh's domain; a bare label means one under it.
+    /// The name; a bare label means one under the mesh's domain, `suffix:d` the subtree of `d`.
     pub name: String,
     /// Which type; `None`: an address tells by itself, anything else is a name (CNAME).
     pub kind: Option<RecordType>,
@@ -147,16 +147,24 @@ pub(crate) fn show_value(value: &RecordValue) -> String {
     }
 }
 
+/// The record's name in full. A bare label means one under the mesh's domain, `suffix:d` the whole
+/// subtree of `d`. A name outside the mesh's domain answers for itself only; its neighbours are looked up
+/// outside as before.
 fn full_name(model: &Model, text: &str) -> Result<DnsName, ServiceError> {
     let domain = &model.mesh.domain;
-    let name: DnsName = text.parse().map_err(|e| ServiceError::Invalid(format!("{e}")))?;
+    let parsed = match text.strip_prefix(SUBTREE) {
+        Some(top) => format!("**.{top}").parse::<DnsName>(),
+        None => text.parse(),
+    };
+    let name = parsed.map_err(|e| ServiceError::Invalid(format!("{e}")))?;
     let name = match name.as_str().parse::<Hostname>() {
         Ok(label) => domain.child(&label).map_err(|e| ServiceError::Invalid(e.to_string()))?,
         Err(_) => name,
     };
-    if !name.is_in(domain) {
+    let labels = name.as_str().split('.').filter(|label| !label.starts_with('*')).count();
+    if labels < 2 {
         return Err(ServiceError::Invalid(format!(
-            "`{name}` is not in the mesh's domain: use a name that ends in .{domain}"
+            "`{text}` would stand for a whole top-level domain: use a name below one"
         )));
     }
     Ok(name)
@@ -171,22 +179,17 @@ fn parse_value(input: &RecordInput) -> Result<(RecordType, RecordValue), Service
         None => RecordType::Cname,
     });
     let value = match (kind, address) {
-        (RecordType::A, Some(ip @ IpAddr::V4(_))) | (RecordType::Aaaa, Some(ip @ IpAddr::V6(_))) => {
-            RecordValue::Address(ip)
-        }
-        (RecordType::A, _) => return Err(ServiceError::Invalid(format!("`{text}` is no IPv4 address"))),
-        (RecordType::Aaaa, _) => return Err(ServiceError::Invalid(format!("`{text}` is no IPv6 address"))),
+        (RecordType::A | RecordType::Aaaa, Some(ip)) => RecordValue::Address(ip),
         (RecordType::Cname, Some(ip)) => {
             return Err(ServiceError::Invalid(format!("a CNAME leads to a name, and {ip} is an address")));
         }
         (RecordType::Cname, None) => RecordValue::Name(text.parse().map_err(|e| {
             ServiceError::Invalid(format!("{e}; give an address, a name, or --type TXT for other text"))
         })?),
-        (RecordType::Txt, _) if input.value.len() > MAX_TXT => {
-            return Err(ServiceError::Invalid(format!("a text has at most {MAX_TXT} bytes")));
-        }
         (RecordType::Txt, _) => RecordValue::Text(input.value.clone()),
+        _ => RecordValue::Text(text.to_owned()),
     };
+    meshd_dns::record::data(kind, &value).map_err(|e| ServiceError::Invalid(e.to_string()))?;
     Ok((kind, value))
 }
 

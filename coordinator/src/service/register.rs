@@ -83,6 +83,11 @@ impl Service {
         request: &RegisterRequest,
         now: UnixSeconds,
     ) -> Result<Registration, RegisterError> {
+        // A stranger without a token costs a look at the model, never a turn at the store. A join that was
+        // interrupted behind its commit still has its token.
+        if request.token.is_none() && self.model().node_by_machine_key(&request.machine_key).is_none() {
+            return Err(RegisterError::TokenRequired);
+        }
         let mut turn = self.lock().await?;
         let token = match &request.token {
             Some(secret) => turn.writer.store.token_by_fingerprint(&secret.fingerprint()).await?,
@@ -96,6 +101,10 @@ impl Service {
                 return Err(error);
             }
         };
+        let registration = &planned.registration;
+        if registration.rejoined && !planned.batch.writes.is_empty() {
+            self.pace.take(registration.node, now).map_err(|wait| RegisterError::TooOften { wait })?;
+        }
         if !planned.batch.writes.is_empty() || !planned.batch.tokens.is_empty() {
             turn.commit(planned.batch).await.map_err(|e| match e {
                 StoreError::TokenSpent => RegisterError::TokenUsedUp,

@@ -274,7 +274,7 @@ async fn the_policy_approves_routes_by_itself_where_it_says_so() {
         "autoApprovers": { "routes": { "192.168.0.0/16": ["tag:router"] } },
     }"#;
     let before = service.model().version;
-    service.set_policy(&ROOT, text, None, NOW).await.unwrap();
+    service.set_policy(&ROOT, &change(text), NOW).await.unwrap();
     assert_eq!(service.model().version.0, before.0 + 1, "policy and approvals are one commit");
     assert_eq!(service.model().nodes[&first].active_routes().collect::<Vec<_>>(), [lan()]);
     let request = RegisterRequest { advertised: [lan()].into(), ..machine(2, Some(&secret)) };
@@ -290,17 +290,26 @@ async fn the_policy_approves_routes_by_itself_where_it_says_so() {
 async fn a_policy_with_an_error_or_a_failing_test_changes_nothing() {
     let (_dir, service) = fresh().await;
     let before = service.policy(&ROOT).unwrap();
-    let refused = service.set_policy(&ROOT, "{\n  \"acls\": [ 7 ],\n}", None, NOW).await.unwrap_err();
+    let refused = service.set_policy(&ROOT, &change("{\n  \"acls\": [ 7 ],\n}"), NOW).await.unwrap_err();
     let ServiceError::Policy(errors) = &refused else { panic!("{refused}") };
     assert!(errors[0].starts_with("line 2, column "), "{errors:?}");
     let failing = r#"{ "acls": [], "tests": [ { "src": "owner", "accept": ["192.168.1.1:80"] } ] }"#;
-    let refused = service.set_policy(&ROOT, failing, None, NOW).await;
+    let refused = service.set_policy(&ROOT, &change(failing), NOW).await;
     assert!(matches!(refused, Err(ServiceError::Policy(_))), "{refused:?}");
     assert_eq!(service.policy(&ROOT).unwrap(), before);
 
-    let set = service.set_policy(&ROOT, "{ \"acls\": [] }", Some(before.version), NOW).await.unwrap();
+    let set = service
+        .set_policy(
+            &ROOT,
+            &PolicyChange { expected: Some(before.version), ..change("{ \"acls\": [] }") },
+            NOW,
+        )
+        .await
+        .unwrap();
     assert!(set.version > before.version);
-    let late = service.set_policy(&ROOT, "{}", Some(before.version), NOW).await;
+    let late = service
+        .set_policy(&ROOT, &PolicyChange { expected: Some(before.version), ..change("{}") }, NOW)
+        .await;
     assert!(matches!(late, Err(ServiceError::Conflict(_))), "somebody else was first");
     assert_eq!(service.policy_history(&ROOT, 10).await.unwrap().len(), 2);
 }
@@ -413,11 +422,19 @@ async fn records_stay_in_the_zone_and_out_of_the_way_of_nodes() {
     assert_eq!(add("nas", "192.168.1.11").await.unwrap(), "nas.home.internal A 2");
     assert_eq!(add("nas", "fd00::10").await.unwrap(), "nas.home.internal AAAA 1");
     assert_eq!(add("www", "nas.home.internal").await.unwrap(), "www.home.internal CNAME 1");
-    for (name, value) in
-        [("nas.example.com", "192.0.2.1"), ("nas", "other.home.internal"), ("www", "10.0.0.1"), ("x", "a b")]
-    {
+    for (name, value) in [
+        ("*", "192.0.2.1"),
+        ("suffix:com", "192.0.2.1"),
+        ("*.com", "192.0.2.1"),
+        ("nas", "other.home.internal"),
+        ("www", "10.0.0.1"),
+        ("x", "a b"),
+    ] {
         assert!(add(name, value).await.is_err(), "{name} {value}");
     }
+    assert_eq!(add("nas.example.com", "192.0.2.1").await.unwrap(), "nas.example.com A 1", "outside the mesh");
+    assert_eq!(add("*.apps.example.com", "192.0.2.1").await.unwrap(), "*.apps.example.com A 1");
+    assert_eq!(add("suffix:apps.example.com", "192.0.2.1").await.unwrap(), "**.apps.example.com A 1");
     let secret = token(&service, |_| {}).await;
     let nas = RegisterRequest { hostname: "nas".into(), ..machine(1, Some(&secret)) };
     assert_eq!(service.register(&nas, NOW).await.unwrap().name.as_str(), "nas-2", "the record was first");
@@ -434,24 +451,92 @@ async fn records_stay_in_the_zone_and_out_of_the_way_of_nodes() {
 }
 
 #[tokio::test]
+async fn records_of_every_type_are_checked_before_they_are_kept() {
+    let (_dir, service) = fresh().await;
+    let add = async |kind, value: &str| {
+        let input =
+            RecordInput { name: "home.example".into(), kind: Some(kind), value: value.into(), ttl: None };
+        service.add_record(&ROOT, &input, NOW).await
+    };
+    for (kind, value) in [
+        (RecordType::Mx, "10 mail.home.example"),
+        (RecordType::Srv, "0 5 443 host.home.example"),
+        (RecordType::Caa, "0 issue \"letsencrypt.org\""),
+        (RecordType::Https, "1 . alpn=h2"),
+        (RecordType::Txt, "v=spf1 -all"),
+    ] {
+        add(kind, value).await.unwrap();
+    }
+    let error = add(RecordType::Mx, "mail.home.example").await.unwrap_err();
+    assert!(error.to_string().contains("write it as 10 mail.example.com"), "{error}");
+    assert!(add(RecordType::A, "fd00::1").await.is_err());
+    assert_eq!(service.model().records.len(), 5);
+}
+
+#[tokio::test]
+async fn questions_go_where_the_admin_says_and_never_in_a_circle() {
+    let (_dir, service) = fresh().await;
+    let change = async |change| service.change_resolving(&ROOT, change, NOW).await;
+    let split = |domain: &str, upstreams: &[&str]| {
+        ResolvingChange::Split(SplitText {
+            domain: domain.into(),
+            upstreams: upstreams.iter().map(|u| (*u).to_owned()).collect(),
+        })
+    };
+    change(split("Corp.Example", &["192.168.1.1", "[fd00::1]:5353"])).await.unwrap();
+    change(split("b.example", &["192.168.1.2"])).await.unwrap();
+    change(ResolvingChange::Nameservers(vec!["9.9.9.9".into()])).await.unwrap();
+    let all = change(ResolvingChange::Search(vec!["corp.example".into()])).await.unwrap();
+    assert_eq!(all.split[1].upstreams, ["192.168.1.1", "[fd00::1]:5353"]);
+    assert_eq!(service.resolving(&ROOT).unwrap(), all);
+    assert_eq!(service.model().mesh.dns_config().split.len(), 2, "in every node's map");
+
+    let version = service.model().version;
+    assert_eq!(change(ResolvingChange::Whole(all.clone())).await.unwrap(), all);
+    assert_eq!(service.model().version, version, "nothing changed");
+    let own = service.model().mesh.prefixes.resolver().v4.to_string();
+    for bad in [
+        split("corp.example", &["127.0.0.1"]),
+        split("corp.example", &["0.0.0.0"]),
+        split("corp.example", &[&own]),
+        split("corp.example", &["dns.example"]),
+        split("x.home.internal", &["192.168.1.1"]),
+        split("*.corp.example", &["192.168.1.1"]),
+        split("never.example", &[]),
+        split("corp.example", &["1.1.1.1", "1.1.1.2", "1.1.1.3", "1.1.1.4", "1.1.1.5"]),
+        ResolvingChange::Nameservers(vec!["224.0.0.1".into()]),
+        ResolvingChange::Search(vec!["a..b".into()]),
+    ] {
+        assert!(change(bad.clone()).await.is_err(), "{bad:?}");
+    }
+    assert_eq!(service.resolving(&ROOT).unwrap(), all);
+    change(split("corp.example", &[])).await.unwrap();
+    assert_eq!(change(ResolvingChange::Nameservers(vec![])).await.unwrap().split.len(), 1);
+    let auditor = Actor::ApiToken { name: "a".into(), role: Role::Auditor, scopes: Scopes::ALL };
+    let refused = service.change_resolving(&auditor, split("c.example", &["192.168.1.1"]), NOW).await;
+    assert!(matches!(refused, Err(ServiceError::Forbidden { .. })));
+}
+
+#[tokio::test]
 async fn what_a_role_may_not_do_is_refused_before_anything_happens() {
     let (_dir, service) = fresh().await;
     let version = service.model().version;
-    let auditor = Actor::ApiToken { name: "a".into(), role: Role::Auditor };
-    let member = Actor::ApiToken { name: "m".into(), role: Role::Member };
+    let auditor = Actor::ApiToken { name: "a".into(), role: Role::Auditor, scopes: Scopes::ALL };
+    let member = Actor::ApiToken { name: "m".into(), role: Role::Member, scopes: Scopes::ALL };
     let forbidden =
         |r: Result<(), ServiceError>| assert!(matches!(r, Err(ServiceError::Forbidden { .. })), "{r:?}");
     for actor in [&auditor, &member, &Actor::Node(NodeId(1))] {
         forbidden(service.remove_node(actor, "x", NOW).await.map(|_| ()));
         forbidden(service.create_token(actor, &TokenRequest::default(), NOW).await.map(|_| ()));
-        forbidden(service.set_policy(actor, "{}", None, NOW).await.map(|_| ()));
+        forbidden(service.set_policy(actor, &change("{}"), NOW).await.map(|_| ()));
         forbidden(service.approve_routes(actor, "x", &[], NOW).await.map(|_| ()));
         forbidden(service.backup(actor, NOW).await.map(|_| ()));
     }
     forbidden(service.nodes(&member).map(|_| ()));
     assert!(service.nodes(&auditor).is_ok());
-    let admin = Actor::ApiToken { name: "x".into(), role: Role::Admin };
-    let request = ApiTokenRequest { name: "more".into(), role: Role::Owner, lifetime: 60 };
+    let admin = Actor::ApiToken { name: "x".into(), role: Role::Admin, scopes: Scopes::ALL };
+    let request =
+        ApiTokenRequest { name: "more".into(), role: Role::Owner, scopes: Scopes::ALL, lifetime: 60 };
     forbidden(service.create_api_token(&admin, &request, NOW).await.map(|_| ()));
     assert_eq!(service.model().version, version);
 }
@@ -459,9 +544,10 @@ async fn what_a_role_may_not_do_is_refused_before_anything_happens() {
 #[tokio::test]
 async fn an_api_token_opens_until_it_ends_or_is_revoked() {
     let (_dir, service) = fresh().await;
-    let request = ApiTokenRequest { name: "ci".into(), role: Role::NetworkAdmin, lifetime: 60 };
+    let request =
+        ApiTokenRequest { name: "ci".into(), role: Role::NetworkAdmin, scopes: Scopes::ALL, lifetime: 60 };
     let new = service.create_api_token(&ROOT, &request, NOW).await.unwrap();
-    let expected = Actor::ApiToken { name: "ci".into(), role: Role::NetworkAdmin };
+    let expected = Actor::ApiToken { name: "ci".into(), role: Role::NetworkAdmin, scopes: Scopes::ALL };
     assert_eq!(service.authenticate(&new.secret, NOW).await.unwrap(), Some(expected));
     assert_eq!(service.authenticate(&new.secret, UnixSeconds(NOW.0 + 60)).await.unwrap(), None);
     assert_eq!(service.authenticate("meshapi_wrong", NOW).await.unwrap(), None);
@@ -528,4 +614,79 @@ async fn every_change_is_in_an_unbroken_audit_log() {
     assert_eq!(actions, expected.map(|(a, b)| (a.to_owned(), b.to_owned())));
     let state = service.verify_audit(&ROOT).await.unwrap();
     assert!(matches!(state, crate::store::audit::ChainState::Whole { entries: 5, .. }));
+}
+
+fn change(text: &str) -> PolicyChange<'_> {
+    PolicyChange { text, expected: None, force: true }
+}
+
+mod accounts;
+#[tokio::test]
+async fn a_stranger_without_a_token_never_waits_for_the_store() {
+    let (_dir, service) = fresh().await;
+    let _busy = service.writer.lock().await;
+    let refused =
+        tokio::time::timeout(std::time::Duration::from_secs(5), service.register(&machine(1, None), NOW))
+            .await;
+    assert!(matches!(refused, Ok(Err(RegisterError::TokenRequired))));
+}
+
+#[tokio::test]
+async fn a_node_that_changes_its_offer_again_and_again_is_slowed_down() {
+    let (_dir, service) = fresh().await;
+    let secret = token(&service, |_| {}).await;
+    let node = service.register(&machine(1, Some(&secret)), NOW).await.unwrap().node;
+    let offer = |i: u64| BTreeSet::from([format!("10.0.{i}.0/24").parse::<Prefix>().unwrap()]);
+    let mut taken = 0;
+    for i in 0..200 {
+        match service.advertise(node, &offer(i), false, None, NOW).await {
+            Ok(()) => taken += 1,
+            Err(RegisterError::TooOften { wait }) => assert!(wait > 0),
+            Err(e) => panic!("{e}"),
+        }
+    }
+    assert_eq!(taken, pace::BURST);
+    // The same by coming back with another name each time.
+    let mut request = machine(1, None);
+    request.hostname = "another".to_owned();
+    assert!(matches!(service.register(&request, NOW).await, Err(RegisterError::TooOften { .. })));
+    let last = service.model().nodes[&node].advertised.clone();
+    service.advertise(node, &last, false, None, NOW).await.expect("no change, nothing counted");
+    let later = UnixSeconds(NOW.0 + pace::INTERVAL);
+    service.advertise(node, &offer(250), false, None, later).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_relay_of_its_own_is_in_the_map_and_survives_a_restart() {
+    let (dir, service) = fresh().await;
+    let input = |name: &str, key: u8, host: &str| RelayInput {
+        name: name.to_owned(),
+        hosts: vec![host.to_owned()],
+        key: NodeKey::from_bytes([key; 32]),
+        udp_port: 3478,
+        stun_port: 0,
+        tcp_port: 443,
+    };
+    let added = service.add_relay(&ROOT, &input("fra", 1, "relay.example.com"), NOW).await.unwrap();
+    assert!(added.id != EMBEDDED_RELAY);
+    for (name, key, host) in [
+        ("fra", 2, "192.0.2.9"),
+        ("other", 1, "192.0.2.9"),
+        ("bad", 3, "host:3478"),
+        ("bad", 3, ""),
+        ("no good", 3, "192.0.2.9"),
+    ] {
+        assert!(service.add_relay(&ROOT, &input(name, key, host), NOW).await.is_err(), "{name} {key} {host}");
+    }
+    let member = Actor::Node(NodeId(1));
+    assert!(service.add_relay(&member, &input("x", 4, "192.0.2.9"), NOW).await.is_err());
+    let command = service.relay_command();
+    assert!(command.contains(&service.model().network.to_string()), "{command}");
+    assert!(command.contains(&service.public_keys().signing.to_string()), "{command}");
+    drop(service);
+    let service = open(&dir).await;
+    assert_eq!(service.relays(&ROOT).unwrap(), [added]);
+    service.remove_relay(&ROOT, "fra", NOW).await.unwrap();
+    assert!(service.remove_relay(&ROOT, "fra", NOW).await.is_err());
+    assert!(service.relays(&ROOT).unwrap().is_empty());
 }

@@ -1,6 +1,6 @@
 //! Join tokens and API tokens: made here, shown once, stored hashed.
 
-use super::{Actor, Permission, Role, Service, ServiceError, draft};
+use super::{Actor, Permission, Role, Scopes, Service, ServiceError, draft};
 use crate::entropy;
 use crate::model::Owner;
 use crate::store::Batch;
@@ -67,6 +67,8 @@ pub struct ApiTokenRequest {
     pub name: String,
     /// What it may do; never more than its maker.
     pub role: Role,
+    /// What of that; never more than its maker.
+    pub scopes: Scopes,
     /// Seconds until it ends.
     pub lifetime: u64,
 }
@@ -185,7 +187,8 @@ impl Service {
         now: UnixSeconds,
     ) -> Result<NewApiToken, ServiceError> {
         Self::require(actor, Permission::ManageApiTokens)?;
-        if actor.role().is_none_or(|own| request.role > own) {
+        let own_scopes = if let Actor::ApiToken { scopes, .. } = actor { scopes } else { &Scopes::ALL };
+        if !actor.may_grant(request.role) || !own_scopes.cover(&request.scopes) {
             return Err(ServiceError::Forbidden {
                 actor: actor.to_string(),
                 permission: Permission::ManageApiTokens,
@@ -203,6 +206,7 @@ impl Service {
             fingerprint: api_fingerprint(&secret),
             name,
             role: request.role,
+            scopes: request.scopes.clone(),
             created: now,
             expires: UnixSeconds(now.0.saturating_add(request.lifetime)),
             revoked: None,
@@ -211,7 +215,7 @@ impl Service {
         let batch = Batch {
             at: now,
             tokens: vec![TokenWrite::InsertApi(record.clone())],
-            audit: vec![draft(actor, "api-token.create", &record.name, record.role)],
+            audit: vec![draft(actor, "api-token.create", &record.name, granted(&record))],
             ..Batch::default()
         };
         self.lock().await?.commit(batch).await?;
@@ -266,7 +270,14 @@ impl Service {
         let found =
             self.lock().await?.writer.store.api_token_by_fingerprint(&api_fingerprint(secret)).await?;
         let valid = found.filter(|t| t.revoked.is_none() && now < t.expires);
-        Ok(valid.map(|t| Actor::ApiToken { name: t.name, role: t.role }))
+        Ok(valid.map(|t| Actor::ApiToken { name: t.name, role: t.role, scopes: t.scopes }))
+    }
+}
+
+fn granted(record: &ApiTokenRecord) -> String {
+    match record.scopes.names() {
+        all if all.is_empty() => record.role.to_string(),
+        names => format!("{}, only {}", record.role, names.join(", ")),
     }
 }
 
@@ -293,7 +304,7 @@ fn owner_of(request: &TokenRequest) -> Result<Owner, ServiceError> {
     }
 }
 
-fn check_lifetime(seconds: u64) -> Result<(), ServiceError> {
+pub(super) fn check_lifetime(seconds: u64) -> Result<(), ServiceError> {
     if seconds == 0 || seconds > MAX_LIFETIME {
         return Err(ServiceError::Invalid("a token lives from one second to ten years".to_owned()));
     }
@@ -312,6 +323,6 @@ fn tag_text(tags: &BTreeSet<Tag>) -> String {
     tags.iter().map(Tag::as_str).collect::<Vec<_>>().join(", ")
 }
 
-fn line(text: &str, max: usize) -> String {
+pub(super) fn line(text: &str, max: usize) -> String {
     text.chars().filter(|c| !c.is_control()).take(max).collect::<String>().trim().to_owned()
 }

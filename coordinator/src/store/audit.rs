@@ -3,6 +3,8 @@
 //! The chain shows that no entry was changed, taken out or put in between. It cannot show that the
 //! whole log was replaced or its end cut by somebody who can write the database: note the newest hash
 //! (`audit verify` prints it) somewhere else for that.
+//!
+//! Entries beyond the bound of [`super::compact`] have left the database; the chain begins behind them.
 
 use super::{Store, StoreError, int, uint};
 use meshd_proto::{UnixSeconds, keys};
@@ -46,8 +48,10 @@ pub struct AuditEntry {
 pub enum ChainState {
     /// Every entry fits the one before.
     Whole {
-        /// How many entries.
+        /// How many entries there ever were: the newest one's number.
         entries: u64,
+        /// The oldest one that is still in the database.
+        first: u64,
         /// Hash of the newest; all zero for an empty log.
         head: [u8; 32],
     },
@@ -58,7 +62,76 @@ pub enum ChainState {
     },
 }
 
+/// The action of the entry that names the [`Base`].
+pub(super) const ROTATE: &str = "audit.rotate";
+/// The setting that keeps the [`Base`].
+const BASE: &str = "audit-base";
+
+/// Where the chain in the database begins: the newest entry that has left it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Base {
+    /// Its number; 0 when none has left.
+    pub(super) id: u64,
+    /// Its hash.
+    pub(super) hash: [u8; 32],
+}
+
+impl Base {
+    pub(super) fn to_text(&self) -> String {
+        format!("{}:{}", self.id, hex(&self.hash))
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let (id, hash) = text.split_once(':')?;
+        let bytes: Option<Vec<u8>> =
+            (0..32).map(|i| u8::from_str_radix(hash.get(2 * i..2 * i + 2)?, 16).ok()).collect();
+        Some(Self { id: id.parse().ok()?, hash: bytes?.try_into().ok()? })
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+pub(super) async fn base(conn: &mut SqliteConnection) -> Result<Base, StoreError> {
+    let sql = "SELECT value FROM settings WHERE name = ?";
+    let text: Option<String> = sqlx::query_scalar(sql).bind(BASE).fetch_optional(conn).await?;
+    let Some(text) = text else { return Ok(Base::default()) };
+    Base::parse(&text).ok_or_else(|| StoreError::corrupt("audit-base", "it is no number and hash"))
+}
+
+pub(super) async fn set_base(conn: &mut SqliteConnection, base: &Base) -> Result<(), StoreError> {
+    let sql = "REPLACE INTO settings (name, value) VALUES (?, ?)";
+    sqlx::query(sql).bind(BASE).bind(base.to_text()).execute(conn).await?;
+    Ok(())
+}
+
+/// The number of the newest entry; 0 when there is none.
+pub(super) async fn newest(conn: &mut SqliteConnection) -> Result<u64, StoreError> {
+    let sql = "SELECT coalesce(max(id), 0) FROM audit";
+    Ok(uint(sqlx::query_scalar(sql).fetch_one(conn).await?))
+}
+
+/// Entries behind `after` up to `last`, in order, at most 1000.
+pub(super) async fn page(
+    conn: &mut SqliteConnection,
+    after: u64,
+    last: u64,
+) -> Result<Vec<AuditEntry>, StoreError> {
+    let sql = "SELECT * FROM audit WHERE id > ? AND id <= ? ORDER BY id LIMIT 1000";
+    let rows = sqlx::query(sql).bind(int(after)).bind(int(last)).fetch_all(conn).await?;
+    rows.iter().map(entry).collect()
+}
+
 impl AuditEntry {
+    /// As a line of the files that older entries go to.
+    pub(super) fn to_json(&self) -> serde_json::Value {
+        serde_json::json!({
+            "id": self.id, "at": self.at.0, "actor": self.actor, "action": self.action,
+            "subject": self.subject, "detail": self.detail, "hash": hex(&self.hash),
+        })
+    }
+
     fn chained(&self, before: &[u8; 32]) -> [u8; 32] {
         let (id, at) = (self.id.to_le_bytes(), self.at.0.to_le_bytes());
         let parts: [&[u8]; 7] = [
@@ -134,22 +207,48 @@ impl Store {
         rows.iter().map(entry).collect()
     }
 
+    /// The newest entries before id `before` that hold `text` in any letter case, newest first.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn find_audit(
+        &mut self,
+        text: &str,
+        before: Option<u64>,
+        limit: u32,
+    ) -> Result<Vec<AuditEntry>, StoreError> {
+        let sql = "SELECT * FROM audit WHERE id < ?1
+                   AND (?2 = '' OR instr(lower(actor || ' ' || action || ' ' || subject || ' ' || detail), lower(?2)) > 0)
+                   ORDER BY id DESC LIMIT ?3";
+        let query = sqlx::query(sql).bind(before.map_or(i64::MAX, int)).bind(text).bind(i64::from(limit));
+        query.fetch_all(&mut self.conn).await?.iter().map(entry).collect()
+    }
+
     /// Walks the whole chain.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn verify_audit(&mut self) -> Result<ChainState, StoreError> {
-        let (mut head, mut entries) = ([0; 32], 0);
+        let base = base(&mut self.conn).await?;
+        let first = base.id + 1;
+        let (mut head, mut entries) = (base.hash, base.id);
+        // The chain itself says where it begins; nothing has to when nothing has left it.
+        let mut begins_at = Base::default();
         loop {
-            let rows = sqlx::query("SELECT * FROM audit WHERE id > ? ORDER BY id LIMIT 1000")
-                .bind(int(entries))
-                .fetch_all(&mut self.conn)
-                .await?;
-            if rows.is_empty() {
-                return Ok(ChainState::Whole { entries, head });
+            let page = page(&mut self.conn, entries, u64::MAX).await?;
+            if page.is_empty() {
+                return Ok(if begins_at == base {
+                    ChainState::Whole { entries, first, head }
+                } else {
+                    ChainState::Broken { at: first }
+                });
             }
-            for row in &rows {
-                let entry = entry(row)?;
+            for entry in page {
+                if entry.action == ROTATE
+                    && let Some(named) = Base::parse(&entry.detail)
+                {
+                    begins_at = named;
+                }
                 if entry.id != entries + 1 || entry.chained(&head) != entry.hash {
                     return Ok(ChainState::Broken { at: entries + 1 });
                 }

@@ -21,11 +21,7 @@ impl StateDir {
     /// # Errors
     /// When it cannot be made, or another process has the lock.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(path)
-            .map_err(failed("cannot make the state directory", path))?;
+        make_durable(path).map_err(failed("cannot make the state directory", path))?;
         fs::set_permissions(path, fs::Permissions::from_mode(0o700))
             .map_err(failed("cannot make private", path))?;
         let lock_path = path.join("lock");
@@ -89,6 +85,18 @@ impl StateDir {
         };
         attempt().map_err(failed("cannot write", &path))
     }
+}
+
+/// Makes a private directory with those above it; what is new is entered in its parent on the disk.
+fn make_durable(path: &Path) -> std::io::Result<()> {
+    let mut missing: Vec<&Path> =
+        path.ancestors().take_while(|p| !p.as_os_str().is_empty() && !p.exists()).collect();
+    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    while let Some(made) = missing.pop() {
+        let parent = made.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(parent)?.sync_all()?;
+    }
+    Ok(())
 }
 
 /// Makes an empty file that only its owner can read, or makes an existing one so.

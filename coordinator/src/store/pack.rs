@@ -112,13 +112,6 @@ pub(super) fn read_endpoints(row: &SqliteRow, column: &'static str) -> Result<Ve
     Ok(read_list::<std::net::SocketAddr>(row, column)?.into_iter().map(Endpoint).collect())
 }
 
-/// A record type by its name in zone files.
-pub(super) fn record_type(text: &str) -> Option<RecordType> {
-    [RecordType::A, RecordType::Aaaa, RecordType::Cname, RecordType::Txt]
-        .into_iter()
-        .find(|t| t.as_str() == text)
-}
-
 pub(super) fn record_values(set: &RecordSet) -> String {
     list(set.values.iter().map(|v| match v {
         RecordValue::Address(ip) => ip.to_string(),
@@ -134,6 +127,6 @@ pub(super) fn read_record_values(row: &SqliteRow, kind: RecordType) -> Result<Ve
             read_list(row, column)?.into_iter().map(RecordValue::Address).collect()
         }
         RecordType::Cname => read_list(row, column)?.into_iter().map(RecordValue::Name).collect(),
-        RecordType::Txt => read_list(row, column)?.into_iter().map(RecordValue::Text).collect(),
+        _ => read_list(row, column)?.into_iter().map(RecordValue::Text).collect(),
     })
 }

@@ -8,7 +8,30 @@ use super::{StateDir, StoreError, backup};
 use meshd_proto::UnixSeconds;
 use sqlx::{AssertSqlSafe, Connection, Row, SqliteConnection};
 
-const MIGRATIONS: &[&str] = &[V1];
+const MIGRATIONS: &[&str] = &[V1, V2];
+
+/// People, their sessions and invitations; scopes of API tokens.
+const V2: &str = "
+ALTER TABLE api_tokens ADD COLUMN scopes TEXT NOT NULL DEFAULT '';
+CREATE TABLE users (
+  id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, role TEXT NOT NULL,
+  password TEXT NOT NULL, totp BLOB NOT NULL, totp_step INTEGER NOT NULL,
+  created INTEGER NOT NULL, created_by TEXT NOT NULL, disabled INTEGER, last_login INTEGER
+);
+CREATE TABLE recovery_codes (
+  user INTEGER NOT NULL REFERENCES users (id) ON DELETE CASCADE, fingerprint BLOB NOT NULL,
+  PRIMARY KEY (user, fingerprint)
+);
+CREATE TABLE sessions (
+  fingerprint BLOB PRIMARY KEY, user INTEGER NOT NULL REFERENCES users (id) ON DELETE CASCADE,
+  created INTEGER NOT NULL, seen INTEGER NOT NULL, remote TEXT NOT NULL, agent TEXT NOT NULL
+);
+CREATE TABLE invitations (
+  id INTEGER PRIMARY KEY AUTOINCREMENT, fingerprint BLOB NOT NULL UNIQUE, role TEXT NOT NULL,
+  name TEXT NOT NULL, totp BLOB NOT NULL, created INTEGER NOT NULL, expires INTEGER NOT NULL,
+  created_by TEXT NOT NULL
+);
+";
 
 const V1: &str = "
 CREATE TABLE mesh (

@@ -209,7 +209,7 @@ async fn a_database_of_a_later_release_is_refused() {
     sqlx::raw_sql("PRAGMA user_version = 99").execute(&mut store.conn).await.unwrap();
     drop(store);
     let opened = Store::open(StateDir::open(dir.path()).unwrap(), NOW).await;
-    assert!(matches!(opened, Err(StoreError::Newer { found: 99, known: 1 })));
+    assert!(matches!(opened, Err(StoreError::Newer { found: 99, known: 2 })));
 }
 
 #[tokio::test]
@@ -225,7 +225,7 @@ async fn the_audit_chain_notices_a_change_a_gap_and_an_insertion() {
             store.commit(Version(1), &batch(Vec::new())).await.unwrap();
         }
         let whole = store.verify_audit().await.unwrap();
-        assert!(matches!(whole, ChainState::Whole { entries: 4, head } if head != [0; 32]));
+        assert!(matches!(whole, ChainState::Whole { entries: 4, first: 1, head } if head != [0; 32]));
         sqlx::raw_sql(tamper).execute(&mut store.conn).await.unwrap();
         assert_eq!(store.verify_audit().await.unwrap(), ChainState::Broken { at: broken_at }, "{tamper}");
     }
@@ -238,4 +238,74 @@ async fn commits_are_durable_by_configuration() {
     let journal: String = sqlx::query_scalar("PRAGMA journal_mode").fetch_one(&mut store.conn).await.unwrap();
     let synchronous: i64 = sqlx::query_scalar("PRAGMA synchronous").fetch_one(&mut store.conn).await.unwrap();
     assert_eq!((journal.as_str(), synchronous), ("wal", 2), "WAL with synchronous=FULL");
+}
+
+fn entry(i: u64) -> AuditDraft {
+    AuditDraft { actor: "me".to_owned(), action: "try", subject: i.to_string(), detail: String::new() }
+}
+
+async fn count(store: &mut Store, sql: &'static str) -> i64 {
+    sqlx::query_scalar(sql).fetch_one(&mut store.conn).await.unwrap()
+}
+
+#[tokio::test]
+async fn logs_stay_within_their_bounds_and_the_audit_chain_holds() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut store, loaded) = founded(dir.path()).await;
+    let bounds = compact::Bounds { versions: 20, policies: 3, audit: 40, audit_files: 2 };
+    let policy = loaded.model.policy.clone();
+    for i in 0..400 {
+        let text = format!("{} // {i}", policy.text());
+        let writes = vec![Write::PutPolicy { text, policy: policy.clone() }];
+        let batch = Batch { at: NOW, writes, audit: vec![entry(i)], ..Batch::default() };
+        store.commit(Version(loaded.model.version.0 + 1 + i), &batch).await.unwrap();
+        if i % 20 == 0 {
+            store.compact(&bounds, NOW).await.unwrap();
+        }
+    }
+    store.compact(&bounds, NOW).await.unwrap();
+    assert!(count(&mut store, "SELECT count(*) FROM changes").await <= 20);
+    assert_eq!(count(&mut store, "SELECT count(*) FROM policies").await, 3);
+    assert!(store.policies(1).await.unwrap()[0].text.ends_with("// 399"), "the newest stays");
+    assert!(count(&mut store, "SELECT count(*) FROM audit").await <= 40 + 40 / 8 + 1);
+    let state = store.verify_audit().await.unwrap();
+    let ChainState::Whole { entries, first, .. } = state else { panic!("{state:?}") };
+    assert!(entries > 400 && first > 300, "{entries} {first}");
+
+    // What left the database is in files that go on where the ones before ended, the newest of them.
+    let mut files: Vec<_> =
+        std::fs::read_dir(dir.path().join("audit")).unwrap().map(|e| e.unwrap().path()).collect();
+    files.sort();
+    assert_eq!(files.len(), 2);
+    let mut expected = None;
+    for file in &files {
+        assert_eq!(std::fs::metadata(file).unwrap().permissions().mode() & 0o777, 0o600);
+        for line in std::fs::read_to_string(file).unwrap().lines() {
+            let entry: serde_json::Value = serde_json::from_str(line).unwrap();
+            let id = entry["id"].as_u64().unwrap();
+            assert!(expected.is_none_or(|e| e == id));
+            expected = Some(id + 1);
+        }
+    }
+    assert_eq!(expected, Some(first));
+    assert_eq!(store.load().await.unwrap().unwrap().model.version.0, loaded.model.version.0 + 400);
+}
+
+#[tokio::test]
+async fn where_the_audit_chain_begins_cannot_be_moved() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut store, _) = founded(dir.path()).await;
+    let bounds = compact::Bounds { audit: 10, ..compact::Bounds::DEFAULT };
+    for i in 0..40 {
+        let batch = Batch { at: NOW, audit: vec![entry(i)], ..Batch::default() };
+        store.commit(Version(1), &batch).await.unwrap();
+    }
+    store.compact(&bounds, NOW).await.unwrap();
+    let ChainState::Whole { first, .. } = store.verify_audit().await.unwrap() else { panic!("broken") };
+    // Somebody takes one more entry out and moves the beginning behind it.
+    let page = audit::page(&mut store.conn, first - 1, first).await.unwrap();
+    let forged = audit::Base { id: first, hash: page[0].hash };
+    audit::set_base(&mut store.conn, &forged).await.unwrap();
+    sqlx::query("DELETE FROM audit WHERE id <= ?").bind(int(first)).execute(&mut store.conn).await.unwrap();
+    assert_eq!(store.verify_audit().await.unwrap(), ChainState::Broken { at: first + 1 });
 }

@@ -3,7 +3,7 @@
 use super::pack::{self, bytes, number, parsed, read_owner, read_tags, small, time_or_none};
 use super::{Store, StoreError, int, uint};
 use crate::model::Owner;
-use crate::service::Role;
+use crate::service::{Role, Scopes};
 use meshd_proto::{Tag, UnixSeconds};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
@@ -51,6 +51,8 @@ pub struct ApiTokenRecord {
     pub name: String,
     /// What it may do.
     pub role: Role,
+    /// What of that.
+    pub scopes: Scopes,
     /// When it was made.
     pub created: UnixSeconds,
     /// From then on it opens nothing.
@@ -105,12 +107,13 @@ pub(super) async fn write(tx: &mut SqliteConnection, write: &TokenWrite) -> Resu
         }
         TokenWrite::InsertApi(token) => {
             sqlx::query(
-                "INSERT INTO api_tokens (fingerprint, name, role, created, expires, created_by)
-                 VALUES (?, ?, ?, ?, ?, ?)",
+                "INSERT INTO api_tokens (fingerprint, name, role, scopes, created, expires, created_by)
+                 VALUES (?, ?, ?, ?, ?, ?, ?)",
             )
             .bind(token.fingerprint.to_vec())
             .bind(&token.name)
             .bind(token.role.as_str())
+            .bind(token.scopes.names().join(","))
             .bind(int(token.created.0))
             .bind(int(token.expires.0))
             .bind(&token.created_by)
@@ -174,6 +177,8 @@ fn api_token(row: &SqliteRow) -> Result<ApiTokenRecord, StoreError> {
         fingerprint: bytes(row, "fingerprint")?,
         name: row.try_get("name")?,
         role: parsed(row, "role")?,
+        scopes: Scopes::parse(row.try_get::<String, _>("scopes")?.split(','))
+            .map_err(|e| StoreError::corrupt("api_tokens.scopes", e))?,
         created: UnixSeconds(number(row, "created")?),
         expires: UnixSeconds(number(row, "expires")?),
         revoked: time_or_none(row, "revoked")?,

@@ -86,7 +86,7 @@ fn question() -> (Vec<u8>, usize) {
 
 async fn ask(upstreams: &[Upstream], transport: Transport) -> Result<Vec<u8>, ForwardError> {
     let (packet, end) = question();
-    Forwarder::default().ask(upstreams, &packet, end, transport).await
+    Forwarder::default().ask(upstreams, &packet, end, transport, TOTAL).await
 }
 
 #[tokio::test]
@@ -102,14 +102,43 @@ async fn a_question_goes_on_untouched_but_for_its_id_and_comes_back_with_the_old
 }
 
 #[tokio::test]
-async fn a_dead_upstream_costs_one_attempt_and_is_asked_last_from_then_on() {
+async fn a_dead_upstream_costs_two_hedges_and_is_asked_last_from_then_on() {
     let (dead, alive) = (Fake::start(silent, silent).await, Fake::start(good, good).await);
     let forwarder = Forwarder::default();
     let (packet, end) = question();
-    for _ in 0..3 {
-        forwarder.ask(&[dead.upstream, alive.upstream], &packet, end, Transport::Udp).await.unwrap();
+    for _ in 0..4 {
+        let upstreams = [dead.upstream, alive.upstream];
+        let asked = forwarder.ask(&upstreams, &packet, end, Transport::Udp, TOTAL);
+        // Not the whole attempt: the second one is asked beside it.
+        tokio::time::timeout(ATTEMPT / 2, asked).await.unwrap().unwrap();
     }
-    assert_eq!((dead.asked(), alive.asked()), (1, 3));
+    assert_eq!((dead.asked(), alive.asked()), (2, 4));
+}
+
+#[tokio::test]
+async fn a_slow_upstream_that_answers_first_is_heard() {
+    fn late(question: &[u8]) -> Vec<Vec<u8>> {
+        std::thread::sleep(Duration::from_millis(400));
+        good(question)
+    }
+    // On a runtime of its own thread, so that its sleep holds up nobody else.
+    let (addr_tx, addr_rx) = std::sync::mpsc::channel();
+    let (stop_tx, stop_rx) = tokio::sync::oneshot::channel::<()>();
+    let slow = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let fake = Fake::start(late, late).await;
+            addr_tx.send(fake.upstream).unwrap();
+            let _ = stop_rx.await;
+        });
+    });
+    let slow_upstream = addr_rx.recv().unwrap();
+    let dead = Fake::start(silent, silent).await;
+    let reply = ask(&[slow_upstream, dead.upstream], Transport::Udp).await.unwrap();
+    assert_eq!(reply, echo(&question().0, ResponseCode::NoError));
+    assert_eq!(dead.asked(), 1, "asked beside it");
+    drop(stop_tx);
+    slow.join().unwrap();
 }
 
 #[tokio::test]

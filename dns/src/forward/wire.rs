@@ -80,7 +80,8 @@ pub fn cut_to(mut reply: Vec<u8>, question_end: usize, limit: usize) -> Vec<u8> 
     reply
 }
 
-fn is_poor(reply: &[u8]) -> bool {
+/// Whether another upstream, or an older answer, may do better than this reply.
+pub fn is_poor(reply: &[u8]) -> bool {
     let code = ResponseCode::from_low(reply.get(3).map_or(0, |b| b & 0x0f));
     !matches!(code, ResponseCode::NoError | ResponseCode::NXDomain)
 }

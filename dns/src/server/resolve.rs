@@ -1,25 +1,41 @@
 //! What all listeners share: views, upstreams, counters, and the way from a question to its reply.
 
 use super::Audience;
+use super::side::{Boarding, GUEST_CACHE, OWN_CACHE, Side};
 use super::source::Source;
-use crate::answer::Answer;
+use crate::answer::{Answer, reject};
+use crate::cache::reply::{addresses, has_alias};
+use crate::cache::{Looked, Question};
+use crate::clock;
+use crate::ede::Ede;
 use crate::forward::wire;
-use crate::forward::{Forwarder, Transport, Upstream, random_id};
-use crate::query::{ClientQuery, MAX_UDP_REPLY};
+use crate::forward::{ForwardError, Forwarder, TOTAL, Transport, Upstream, random_id};
+use crate::query::{ClientQuery, MAX_UDP_REPLY, QueryError};
 use crate::view::{Decision, Route, View};
 use arc_swap::ArcSwap;
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
-use hickory_proto::rr::{LowerName, Name, Record};
-use meshd_proto::NetworkMap;
+use hickory_proto::rr::{LowerName, Name, RData, Record, RecordType};
+use meshd_proto::netmap::PeerKind;
+use meshd_proto::{MeshAddrs, NetworkMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// How long a client waits for upstreams when an old answer is at hand (RFC 8767 §5: 1.8 s).
+const STALE_AFTER: Duration = Duration::from_millis(1800);
+/// How long the nameservers of the mesh may be silent before the host's own are asked instead.
+const GLOBAL_TOTAL: Duration = Duration::from_millis(1500);
+/// Most aliases of an upstream's reply that are looked at for one that leads back to us.
+const MAX_FOREIGN_ALIASES: usize = 16;
 
 /// What the listeners answer from.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Names {
-    view: ArcSwap<View>,
-    guest: ArcSwap<View>,
+    own: Arc<Side>,
+    guest: Arc<Side>,
+    /// Plain WireGuard devices that are in the mesh through this node: their only resolver is ours.
+    devices: ArcSwap<Vec<MeshAddrs>>,
     upstreams: ArcSwap<Vec<Upstream>>,
     listening: ArcSwap<Vec<SocketAddr>>,
     forwarder: Forwarder,
@@ -29,12 +45,18 @@ pub struct Names {
 /// What happened so far.
 #[derive(Debug, Default)]
 pub struct Counters {
-    /// Answered here.
+    /// Answered from our own zones.
     pub answered: AtomicU64,
+    /// Answered from the cache.
+    pub cached: AtomicU64,
     /// Sent on and answered.
     pub forwarded: AtomicU64,
     /// Sent on, and no upstream answered.
     pub failed: AtomicU64,
+    /// Answered by what was true before, because no upstream answered.
+    pub stale: AtomicU64,
+    /// Outside names that led to an address inside the mesh.
+    pub rebinding: AtomicU64,
     /// Not questions.
     pub malformed: AtomicU64,
     /// Refused because too many were under way.
@@ -49,21 +71,69 @@ pub(super) enum Outcome {
     Raw(Vec<u8>),
 }
 
+/// A question that is not answered at once.
+#[derive(Debug)]
+pub(super) struct Open {
+    query: ClientQuery,
+    /// Its key, if a cache may answer it.
+    question: Option<Question>,
+    packet: Vec<u8>,
+    decision: Decision,
+    epoch: u64,
+}
+
+/// What came of looking at a packet without asking anybody.
+#[derive(Debug)]
+pub(super) enum AtOnce {
+    /// The reply is written; nothing if none is due.
+    Done,
+    /// The reply is written, and should be fetched anew.
+    Refresh(Box<Open>),
+    /// It depends on upstreams.
+    Wait(Box<Open>),
+}
+
+impl Default for Names {
+    fn default() -> Self {
+        Self {
+            own: Arc::new(Side::new(OWN_CACHE)),
+            guest: Arc::new(Side::new(GUEST_CACHE)),
+            devices: ArcSwap::default(),
+            upstreams: ArcSwap::default(),
+            listening: ArcSwap::default(),
+            forwarder: Forwarder::default(),
+            counters: Counters::default(),
+        }
+    }
+}
+
 impl Names {
     /// Answers from this map from now on.
     pub fn set_map(&self, map: &NetworkMap) {
-        self.view.store(Arc::new(View::from_map(map)));
-        self.guest.store(Arc::new(View::guest(map)));
+        self.own.set_view(View::from_map(map));
+        self.guest.set_view(View::guest(map));
+        let devices = map.peers.values().filter(|p| p.kind == PeerKind::PlainWireguard).map(|p| p.addrs);
+        self.devices.store(Arc::new(devices.collect()));
+    }
+
+    /// What this host itself is answered from.
+    pub(super) fn own_side(&self) -> &Side {
+        &self.own
     }
 
     /// The view of the node itself.
     pub fn view(&self) -> Arc<View> {
-        self.view.load_full()
+        self.own.view()
     }
 
-    /// The resolvers the host used before us, most preferred first. May change at any time.
+    /// The resolvers the host used before us, most preferred first. May change at any time; what the
+    /// old ones said is forgotten then, for they may have stood in another network.
     pub fn set_upstreams(&self, upstreams: Vec<Upstream>) {
-        self.upstreams.store(Arc::new(upstreams));
+        if **self.upstreams.load() != upstreams {
+            self.upstreams.store(Arc::new(upstreams));
+            self.own.forget();
+            self.guest.forget();
+        }
     }
 
     /// See [`Self::set_upstreams`].
@@ -74,6 +144,11 @@ impl Names {
     /// What happened so far.
     pub const fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// How many replies are kept for the node itself, and their bytes.
+    pub fn kept(&self) -> (usize, usize) {
+        self.own.kept()
     }
 
     /// Adds listeners, which are never asked as upstreams from then on.
@@ -87,57 +162,197 @@ impl Names {
         });
     }
 
-    /// The view for a source, of which `kind` knows who it is; `None`: no reply.
-    pub(super) fn view_for(
+    /// What a source is answered from, of which `kind` knows who it is; `None`: no reply.
+    pub(super) fn side_for(
         &self,
         audience: &Audience,
         source: IpAddr,
         kind: impl FnOnce(IpAddr) -> Source,
-    ) -> Option<Arc<View>> {
+    ) -> Option<&Arc<Side>> {
         let guests = match audience {
             Audience::Node { guests } => match kind(source) {
-                Source::Own => return Some(self.view.load_full()),
-                Source::Container => return Some(self.guest.load_full()),
+                Source::Own => return Some(&self.own),
+                Source::Container => return Some(&self.guest),
+                // The engine lets only the device itself send from its address, and a LAN host that
+                // forges it hears nothing: the reply goes into the mesh.
+                Source::Stranger if self.devices.load().iter().any(|d| d.contains(source)) => {
+                    return Some(&self.own);
+                }
                 Source::Stranger => guests,
             },
             Audience::Guests(guests) => guests,
         };
-        guests.iter().any(|net| net.contains(&source)).then(|| self.guest.load_full())
+        guests.iter().any(|net| net.contains(&source)).then_some(&self.guest)
     }
 
-    /// Follows what [`View::decide`] decided, as far as it leads away from here.
-    pub(super) async fn carry_out(
-        &self,
-        decision: Decision,
-        query: &ClientQuery,
-        packet: &[u8],
-        transport: Transport,
-    ) -> Outcome {
-        let result = match decision {
-            Decision::Answer(answer) => {
-                count(&self.counters.answered);
-                return Outcome::Own(answer);
-            }
-            Decision::Forward(route) => {
-                let upstreams = self.upstreams_of(&route);
-                let reply = self.forwarder.ask(&upstreams, packet, query.question_end, transport).await;
-                reply.map(Outcome::Raw)
-            }
-            Decision::Chase { records, target, route } => {
-                self.chase(records, &target, &route, query).await.map(Outcome::Own)
-            }
-        };
-        match result {
-            Ok(outcome) => {
-                count(&self.counters.forwarded);
-                outcome
-            }
-            Err(error) => {
-                count(&self.counters.failed);
-                tracing::debug!(%error, "question not answered");
-                Outcome::Own(Answer::code(ResponseCode::ServFail))
+    /// Answers a packet from what is known: zones and cache. The reply, if any, is in `out`, ready for
+    /// UDP.
+    pub(super) fn at_once(&self, side: &Side, packet: &[u8], out: &mut Vec<u8>) -> AtOnce {
+        out.clear();
+        let question = Question::read(packet);
+        let mut ending = false;
+        if let Some(question) = &question {
+            match side.look(question, packet, clock::now(), out) {
+                Looked::Fresh => {
+                    count(&self.counters.cached);
+                    cut(out, question.question_end, question.udp_limit);
+                    return AtOnce::Done;
+                }
+                Looked::Ending => {
+                    count(&self.counters.cached);
+                    cut(out, question.question_end, question.udp_limit);
+                    ending = true;
+                }
+                Looked::Failed => {
+                    count(&self.counters.failed);
+                    if let Ok(query) = ClientQuery::parse(packet) {
+                        *out = Answer::failed(Ede::CachedError).to_udp(&query);
+                    }
+                    return AtOnce::Done;
+                }
+                Looked::Stale | Looked::Miss => {}
             }
         }
+        let query = match ClientQuery::parse(packet) {
+            Ok(query) => query,
+            Err(error) => {
+                count(&self.counters.malformed);
+                if let QueryError::Reject { metadata, code } = error {
+                    *out = reject(&metadata, code);
+                }
+                return AtOnce::Done;
+            }
+        };
+        let epoch = side.epoch();
+        match side.view().decide(&query.name, query.kind(), query.class()) {
+            Decision::Answer(answer) => {
+                count(&self.counters.answered);
+                *out = answer.to_udp(&query);
+                if let Some(question) = question.filter(|_| answer.why.is_none()) {
+                    side.keep(epoch, |cache| cache.keep_ours(&question, out));
+                }
+                AtOnce::Done
+            }
+            decision => {
+                let open = Box::new(Open { query, question, packet: packet.to_vec(), decision, epoch });
+                if ending { AtOnce::Refresh(open) } else { AtOnce::Wait(open) }
+            }
+        }
+    }
+
+    /// A reply for a question that [`Self::at_once`] left open, ready for UDP.
+    pub(super) async fn in_time(&self, side: &Side, open: Open, asker: Option<IpAddr>) -> Vec<u8> {
+        let (query, end) = (open.query.clone(), open.query.question_end);
+        match self.carry_out(side, open, asker, Transport::Udp).await {
+            Outcome::Own(answer) => answer.to_udp(&query),
+            Outcome::Raw(reply) => wire::cut_to(reply, end, query.udp_limit()),
+        }
+    }
+
+    /// Everything for one packet that came by TCP, not cut to any size.
+    pub(super) async fn by_tcp(&self, side: &Side, packet: &[u8], query: ClientQuery) -> Outcome {
+        let question = Question::read(packet);
+        let mut out = Vec::new();
+        if let Some(question) = &question
+            && matches!(side.look(question, packet, clock::now(), &mut out), Looked::Fresh | Looked::Ending)
+        {
+            count(&self.counters.cached);
+            return Outcome::Raw(out);
+        }
+        let epoch = side.epoch();
+        match side.view().decide(&query.name, query.kind(), query.class()) {
+            Decision::Answer(answer) => {
+                count(&self.counters.answered);
+                Outcome::Own(answer)
+            }
+            decision => {
+                let open = Open { query, question, packet: packet.to_vec(), decision, epoch };
+                self.carry_out(side, open, None, Transport::Tcp).await
+            }
+        }
+    }
+
+    async fn carry_out(&self, side: &Side, open: Open, asker: Option<IpAddr>, by: Transport) -> Outcome {
+        let Open { query, question, packet, decision, epoch } = open;
+        match decision {
+            Decision::Answer(answer) => Outcome::Own(answer),
+            Decision::Chase { records, target, route } => {
+                match self.chase(records, &target, &route, &query).await {
+                    Ok(answer) => {
+                        count(&self.counters.forwarded);
+                        Outcome::Own(answer)
+                    }
+                    Err(error) => Outcome::Own(self.gave_up(&error)),
+                }
+            }
+            Decision::Forward(route) => {
+                let Some(question) = question else {
+                    return match self.ask(&route, &packet, query.question_end, by).await {
+                        Ok(reply) => self.checked(side, &route, &query, reply),
+                        Err(error) => Outcome::Own(self.gave_up(&error)),
+                    };
+                };
+                let asked = Forwarded { names: self, side, query: &query, packet: &packet, question, epoch };
+                asked.run(&route, asker, by).await
+            }
+        }
+    }
+
+    /// Asks the upstreams of a route. When those that the mesh names are out of reach, the host's own
+    /// are asked: a resolver behind a subnet route that is down must not take all other names with it.
+    async fn ask(
+        &self,
+        route: &Route,
+        packet: &[u8],
+        question_end: usize,
+        by: Transport,
+    ) -> Result<Vec<u8>, ForwardError> {
+        let upstreams = self.upstreams_of(route);
+        if !matches!(route, Route::Global(_)) {
+            return self.forwarder.ask(&upstreams, packet, question_end, by, TOTAL).await;
+        }
+        let own = self.upstreams_of(&Route::Host);
+        if own.is_empty() {
+            return self.forwarder.ask(&upstreams, packet, question_end, by, TOTAL).await;
+        }
+        if !self.forwarder.all_set_back(&upstreams) {
+            match self.forwarder.ask(&upstreams, packet, question_end, by, GLOBAL_TOTAL).await {
+                Ok(reply) => return Ok(reply),
+                Err(error) => {
+                    tracing::debug!(%error, "the mesh's nameservers are silent: asking the host's own")
+                }
+            }
+        }
+        self.forwarder.ask(&own, packet, question_end, by, TOTAL - GLOBAL_TOTAL).await
+    }
+
+    fn gave_up(&self, error: &ForwardError) -> Answer {
+        count(&self.counters.failed);
+        tracing::debug!(%error, "question not answered");
+        Answer::failed(match error {
+            ForwardError::NoUpstream => Ede::NoUpstream,
+            ForwardError::AllFailed { .. } | ForwardError::Entropy => Ede::UpstreamsSilent,
+        })
+    }
+
+    /// An upstream's reply as the client gets it: never with an address inside the mesh under a name
+    /// from outside it, and to the end of its aliases where those lead back to us.
+    fn checked(&self, side: &Side, route: &Route, query: &ClientQuery, reply: Vec<u8>) -> Outcome {
+        let view = side.view();
+        let end = query.question_end;
+        let guarded = !matches!(route, Route::Split(_));
+        if guarded && addresses(&reply, end).any(|ip| view.is_inside(ip)) {
+            count(&self.counters.rebinding);
+            tracing::warn!(name = %query.name, "an outside name leads to an address inside the mesh: not answered");
+            return Outcome::Own(Answer { why: Some(Ede::Rebinding), ..Answer::code(ResponseCode::NoError) });
+        }
+        count(&self.counters.forwarded);
+        if has_alias(&reply, end)
+            && let Some(answer) = ends_with_us(&view, query, &reply)
+        {
+            return Outcome::Own(answer);
+        }
+        Outcome::Raw(reply)
     }
 
     /// Asks for the name that an alias of ours leads to, so that the client gets the whole chain: a
@@ -148,8 +363,7 @@ impl Names {
         target: &LowerName,
         route: &Route,
         query: &ClientQuery,
-    ) -> Result<Answer, crate::forward::ForwardError> {
-        let upstreams = self.upstreams_of(route);
+    ) -> Result<Answer, ForwardError> {
         let mut question = Message::new(random_id()?, MessageType::Query, OpCode::Query);
         question.metadata.recursion_desired = true;
         question.add_query(Query::query(Name::from(target), query.kind()));
@@ -159,10 +373,9 @@ impl Names {
         let failed = Answer { records: records.clone(), ..Answer::code(ResponseCode::ServFail) };
         let Ok(packet) = question.to_vec() else { return Ok(failed) };
         let Ok(parsed) = ClientQuery::parse(&packet) else { return Ok(failed) };
-        let ask = |transport| self.forwarder.ask(&upstreams, &packet, parsed.question_end, transport);
-        let mut reply = ask(Transport::Udp).await?;
+        let mut reply = self.ask(route, &packet, parsed.question_end, Transport::Udp).await?;
         if wire::is_truncated(&reply) {
-            reply = ask(Transport::Tcp).await?;
+            reply = self.ask(route, &packet, parsed.question_end, Transport::Tcp).await?;
         }
         let Ok(message) = Message::from_vec(&reply) else { return Ok(failed) };
         let mut all = records;
@@ -172,6 +385,7 @@ impl Names {
             authoritative: false,
             records: all,
             authority: message.authorities,
+            why: None,
         })
     }
 
@@ -181,10 +395,122 @@ impl Names {
         let ours = |addr: &SocketAddr| listening.contains(addr);
         match route {
             Route::Host => self.upstreams.load().iter().filter(|u| !ours(&u.addr)).copied().collect(),
-            Route::Mesh(addrs) => {
+            Route::Global(addrs) | Route::Split(addrs) => {
                 addrs.iter().filter(|a| !ours(a)).map(|addr| Upstream { addr: *addr, mark: None }).collect()
             }
         }
+    }
+}
+
+/// A question on its way to upstreams, with a cache behind it.
+struct Forwarded<'n> {
+    names: &'n Names,
+    side: &'n Side,
+    query: &'n ClientQuery,
+    packet: &'n [u8],
+    question: Question,
+    epoch: u64,
+}
+
+impl Forwarded<'_> {
+    async fn run(self, route: &Route, asker: Option<IpAddr>, by: Transport) -> Outcome {
+        let to: Vec<SocketAddr> = self.names.upstreams_of(route).iter().map(|u| u.addr).collect();
+        let seat = match self.side.board(&self.question, asker, &to) {
+            Boarding::Ask(seat) => Some(seat),
+            Boarding::Loop => {
+                count(&self.names.counters.failed);
+                return Outcome::Own(Answer::failed(Ede::Loop));
+            }
+            Boarding::Wait(mut landed) => {
+                // Ends with an error when the one who asked is done: that is the signal.
+                let _ = landed.changed().await;
+                let mut out = Vec::new();
+                match self.side.look(&self.question, self.packet, clock::now(), &mut out) {
+                    Looked::Fresh | Looked::Ending => return Outcome::Raw(out),
+                    Looked::Failed => return Outcome::Own(Answer::failed(Ede::CachedError)),
+                    // It was not kept: each asks for itself.
+                    Looked::Stale | Looked::Miss => None,
+                }
+            }
+        };
+        let asked = self.names.ask(route, self.packet, self.query.question_end, by);
+        tokio::pin!(asked);
+        let reply = match tokio::time::timeout(STALE_AFTER, &mut asked).await {
+            Ok(reply) => reply,
+            Err(_) => match self.stale() {
+                Some(stale) => return Outcome::Raw(stale),
+                None => asked.await,
+            },
+        };
+        let outcome = self.landed(route, reply);
+        drop(seat);
+        outcome
+    }
+
+    fn landed(&self, route: &Route, reply: Result<Vec<u8>, ForwardError>) -> Outcome {
+        match reply {
+            Ok(reply) => {
+                if wire::is_poor(&reply)
+                    && let Some(stale) = self.stale()
+                {
+                    return Outcome::Raw(stale);
+                }
+                let outcome = self.names.checked(self.side, route, self.query, reply);
+                if let Outcome::Raw(reply) = &outcome {
+                    self.side.keep(self.epoch, |cache| cache.keep(&self.question, reply, clock::now()));
+                }
+                outcome
+            }
+            Err(error) => {
+                self.side.keep(self.epoch, |cache| cache.keep_failure(&self.question, clock::now()));
+                match self.stale() {
+                    Some(stale) => Outcome::Raw(stale),
+                    None => Outcome::Own(self.names.gave_up(&error)),
+                }
+            }
+        }
+    }
+
+    fn stale(&self) -> Option<Vec<u8>> {
+        let mut out = Vec::new();
+        let written = self.side.write_stale(&self.question, self.packet, clock::now(), &mut out);
+        written.then(|| {
+            count(&self.names.counters.stale);
+            out
+        })
+    }
+}
+
+/// The whole answer where the aliases of an upstream's reply lead to a name of ours, which the upstream
+/// cannot know.
+fn ends_with_us(view: &View, query: &ClientQuery, reply: &[u8]) -> Option<Answer> {
+    if matches!(query.kind(), RecordType::CNAME | RecordType::ANY) {
+        return None;
+    }
+    let message = Message::from_vec(reply).ok()?;
+    let mut at = query.name.clone();
+    let mut records: Vec<Record> = Vec::new();
+    for _ in 0..MAX_FOREIGN_ALIASES {
+        let alias = message.answers.iter().find_map(|record| match &record.data {
+            RData::CNAME(to) if LowerName::from(&record.name) == at => Some((record, LowerName::from(&to.0))),
+            _ => None,
+        });
+        let Some((record, target)) = alias else { break };
+        records.push(record.clone());
+        at = target;
+    }
+    match view.decide(&at, query.kind(), query.class()) {
+        Decision::Answer(ours) => {
+            records.extend(ours.records);
+            Some(Answer { records, authoritative: false, ..ours })
+        }
+        Decision::Forward(_) | Decision::Chase { .. } => None,
+    }
+}
+
+fn cut(reply: &mut Vec<u8>, question_end: usize, limit: usize) {
+    if reply.len() > limit {
+        *reply = wire::cut_to(std::mem::take(reply), question_end, limit);
     }
 }
 

@@ -8,7 +8,6 @@ use super::Audience;
 use super::resolve::{Names, Outcome};
 use super::source::kind_of;
 use crate::answer::Answer;
-use crate::forward::Transport;
 use crate::query::{ClientQuery, QueryError};
 use hickory_proto::op::{Edns, Header, HeaderCounts, Message, Metadata, ResponseCode};
 use hickory_proto::rr::Record;
@@ -34,7 +33,7 @@ impl Reply {
     fn own(answer: Answer, query: &ClientQuery) -> Self {
         Self {
             metadata: answer.metadata(query),
-            edns: query.reply_edns(),
+            edns: answer.edns(query),
             answers: answer.records,
             authorities: answer.authority,
             additionals: Vec::new(),
@@ -52,7 +51,7 @@ impl Reply {
 impl Handler {
     async fn reply(&self, request: &Request) -> Reply {
         let source = request.src().ip();
-        let Some(view) = self.names.view_for(&self.audience, source, kind_of) else {
+        let Some(side) = self.names.side_for(&self.audience, source, kind_of) else {
             return Reply::bare(request, ResponseCode::Refused);
         };
         let packet = request.as_slice();
@@ -61,8 +60,7 @@ impl Handler {
             Err(QueryError::Reject { code, .. }) => return Reply::bare(request, code),
             Err(QueryError::Silent) => return Reply::bare(request, ResponseCode::FormErr),
         };
-        let decision = view.decide(&query.name, query.kind(), query.class());
-        match self.names.carry_out(decision, &query, packet, Transport::Tcp).await {
+        match self.names.by_tcp(side, packet, query.clone()).await {
             Outcome::Own(answer) => Reply::own(answer, &query),
             Outcome::Raw(reply) => match Message::from_vec(&reply) {
                 Ok(message) => Reply {

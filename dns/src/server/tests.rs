@@ -1,11 +1,15 @@
+mod upstreams;
+
 use super::source::Source;
 use super::*;
 use crate::forward::Upstream;
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::{A, CNAME, NULL};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
-use meshd_proto::netmap::{DnsConfig, Entry, RecordSet, RecordType as Kind, RecordValue, SelfNode};
-use meshd_proto::{ClassId, MeshAddrs, MeshPrefixes, NetworkId, NetworkMap, NodeId};
+use meshd_proto::netmap::{
+    DnsConfig, Entry, Peer, PeerKind, RecordSet, RecordType as Kind, RecordValue, SelfNode,
+};
+use meshd_proto::{ClassId, MeshAddrs, MeshPrefixes, NetworkId, NetworkMap, NodeId, NodeKey};
 use std::sync::atomic::Ordering;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -175,7 +179,13 @@ async fn unknown_types_pass_both_ways() {
         };
         assert_eq!(reply.answers[0].data, expected);
     }
-    assert_eq!(rig.names.counters().forwarded.load(Ordering::Relaxed), 2);
+    let counted = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+    let counters = rig.names.counters();
+    assert_eq!(
+        (counted(&counters.forwarded), counted(&counters.cached)),
+        (1, 1),
+        "the second from the cache"
+    );
 }
 
 #[tokio::test]
@@ -228,7 +238,23 @@ async fn our_own_listener_is_never_asked_as_an_upstream() {
 #[test]
 fn this_host_gets_its_view_guests_an_empty_one_and_strangers_nothing() {
     let names = Names::default();
-    names.set_map(&map());
+    let mut map = map();
+    let member = |id: u64, v4: &str, kind| {
+        Entry::Peer(Peer {
+            id: NodeId(id),
+            key: NodeKey::from_bytes([id as u8; 32]),
+            name: format!("n{id}").parse().unwrap(),
+            addrs: MeshAddrs { v4: v4.parse().unwrap(), v6: format!("fd7a:1:2::{id}").parse().unwrap() },
+            class: ClassId(1),
+            tags: vec![],
+            owner: String::new(),
+            key_expires: None,
+            kind,
+        })
+    };
+    map.upsert(member(60, "100.71.0.60", PeerKind::PlainWireguard));
+    map.upsert(member(61, "100.71.0.61", PeerKind::Meshd));
+    names.set_map(&map);
     let guests = vec!["172.17.0.0/16".parse().unwrap()];
     let knows_pi = |view: Arc<crate::View>| {
         let name = "pi.home.internal.".parse().unwrap();
@@ -238,13 +264,16 @@ fn this_host_gets_its_view_guests_an_empty_one_and_strangers_nothing() {
         )
     };
     let view = |audience: &Audience, kind, source: &str| {
-        names.view_for(audience, source.parse().unwrap(), |_| kind).map(knows_pi)
+        names.side_for(audience, source.parse().unwrap(), |_| kind).map(|side| knows_pi(side.view()))
     };
     let node = Audience::Node { guests: guests.clone() };
     assert_eq!(view(&node, Source::Own, "172.17.0.1"), Some(true), "the host's own address on that bridge");
     assert_eq!(view(&node, Source::Stranger, "172.17.0.2"), Some(false));
     assert_eq!(view(&node, Source::Container, "10.88.0.2"), Some(false));
     assert_eq!(view(&node, Source::Stranger, "192.168.1.77"), None);
+    assert_eq!(view(&node, Source::Stranger, "100.71.0.60"), Some(true), "a device joined through this node");
+    assert_eq!(view(&node, Source::Stranger, "fd7a:1:2::60"), Some(true));
+    assert_eq!(view(&node, Source::Stranger, "100.71.0.61"), None, "a node has a resolver of its own");
     assert_eq!(view(&Audience::Guests(guests), Source::Own, "172.17.0.1"), Some(false));
 }
 

@@ -4,12 +4,11 @@
 //! recvmmsg and sendmmsg belong here, and nowhere else.
 
 use super::Audience;
-use super::resolve::{Names, Outcome, count};
+use super::resolve::{AtOnce, Names, Open, count};
+use super::side::Side;
 use super::source::Sources;
-use crate::answer::{Answer, reject};
-use crate::forward::{Transport, wire};
-use crate::query::{ClientQuery, MAX_QUERY, QueryError};
-use crate::view::{Decision, View};
+use crate::answer::Answer;
+use crate::query::{ClientQuery, MAX_QUERY};
 use hickory_proto::op::ResponseCode;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -36,6 +35,7 @@ pub(super) async fn serve(
     let mut under_way = JoinSet::new();
     // One byte more than we read, so that a longer datagram is seen to be longer.
     let mut buffer = vec![0; MAX_QUERY + 1];
+    let mut reply = Vec::new();
     loop {
         let mut received = tokio::select! {
             biased;
@@ -46,8 +46,27 @@ pub(super) async fn serve(
         for _ in 0..BURST {
             match received {
                 Ok((len, from)) => {
-                    if let Some(view) = names.view_for(&audience, from.ip(), |ip| sources.kind(ip)) {
-                        handle(&socket, &names, &view, &mut under_way, &buffer[..len], from);
+                    if let Some(side) = names.side_for(&audience, from.ip(), |ip| sources.kind(ip)) {
+                        let packet = &buffer[..len];
+                        let open = match names.at_once(side, packet, &mut reply) {
+                            AtOnce::Done => None,
+                            AtOnce::Refresh(open) => Some((open, false)),
+                            AtOnce::Wait(open) => Some((open, true)),
+                        };
+                        if !reply.is_empty() {
+                            send(&socket, &reply, from);
+                        }
+                        if let Some((open, answer)) = open {
+                            elsewhere(
+                                &socket,
+                                &names,
+                                side,
+                                &mut under_way,
+                                open,
+                                answer.then_some(from),
+                                packet,
+                            );
+                        }
                     }
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break,
@@ -63,44 +82,30 @@ pub(super) async fn serve(
     }
 }
 
-fn handle(
+/// Asks upstreams beside the loop; the reply goes to `client`, or only into the cache.
+fn elsewhere(
     socket: &Arc<UdpSocket>,
     names: &Arc<Names>,
-    view: &View,
+    side: &Arc<Side>,
     under_way: &mut JoinSet<()>,
+    open: Box<Open>,
+    client: Option<SocketAddr>,
     packet: &[u8],
-    from: SocketAddr,
 ) {
-    let query = match ClientQuery::parse(packet) {
-        Ok(query) => query,
-        Err(error) => {
-            count(&names.counters().malformed);
-            if let QueryError::Reject { metadata, code } = error {
-                send(socket, &reject(&metadata, code), from);
-            }
-            return;
+    if under_way.len() >= MAX_IN_FLIGHT {
+        count(&names.counters().overloaded);
+        if let (Some(client), Ok(query)) = (client, ClientQuery::parse(packet)) {
+            send(socket, &Answer::code(ResponseCode::ServFail).to_udp(&query), client);
         }
-    };
-    match view.decide(&query.name, query.kind(), query.class()) {
-        Decision::Answer(answer) => {
-            count(&names.counters().answered);
-            send(socket, &answer.to_udp(&query), from);
-        }
-        _ if under_way.len() >= MAX_IN_FLIGHT => {
-            count(&names.counters().overloaded);
-            send(socket, &Answer::code(ResponseCode::ServFail).to_udp(&query), from);
-        }
-        elsewhere => {
-            let (socket, names, packet) = (Arc::clone(socket), Arc::clone(names), packet.to_vec());
-            under_way.spawn(async move {
-                let reply = match names.carry_out(elsewhere, &query, &packet, Transport::Udp).await {
-                    Outcome::Own(answer) => answer.to_udp(&query),
-                    Outcome::Raw(reply) => wire::cut_to(reply, query.question_end, query.udp_limit()),
-                };
-                send(&socket, &reply, from);
-            });
-        }
+        return;
     }
+    let (socket, names, side) = (Arc::clone(socket), Arc::clone(names), Arc::clone(side));
+    under_way.spawn(async move {
+        let reply = names.in_time(&side, *open, client.map(|c| c.ip())).await;
+        if let Some(client) = client {
+            send(&socket, &reply, client);
+        }
+    });
 }
 
 /// Sends if the socket takes it now: a client that gets nothing asks again.

@@ -1,12 +1,13 @@
 //! From a map to a view.
 
 use super::{View, reverse};
+use crate::record::{self, wire_name};
 use crate::zone::Zone;
-use hickory_proto::rr::rdata::{A, AAAA, CNAME, PTR, TXT};
+use hickory_proto::rr::rdata::{A, AAAA, PTR};
 use hickory_proto::rr::{LowerName, Name, RData};
 use ipnet::IpNet;
-use meshd_proto::netmap::{DnsConfig, RecordSet, RecordType, RecordValue};
-use meshd_proto::{DnsName, Hostname, MeshAddrs, MeshPrefixes, NetworkMap};
+use meshd_proto::netmap::{DnsConfig, RecordSet, RecordType};
+use meshd_proto::{Hostname, MeshAddrs, MeshPrefixes, NetworkMap};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -69,23 +70,25 @@ impl View {
             hosts.filter_map(|(n, _)| makers.under_domain(n.as_str())).collect();
         let mut overrides = makers.exceptions();
         for ((owner, kind), set) in &map.dns.records {
-            let Some(owner) = wire_name(owner) else { continue };
+            let subtree = owner.subtree();
+            let Some(name) = wire_name(subtree.as_ref().unwrap_or(owner)) else { continue };
             // `*` alone would be every name there is.
-            if owner.is_wildcard() && owner.num_labels() == 0 {
+            if name.is_wildcard() && name.num_labels() == 0 {
                 continue;
             }
-            if taken.contains(&owner) && *kind != RecordType::Txt {
+            if taken.contains(&name) && subtree.is_none() && *kind != RecordType::Txt {
                 continue;
             }
-            let owner = LowerName::from(owner);
-            let target = if zone.origin().zone_of(&owner) {
+            let name = LowerName::from(name);
+            let target = if zone.origin().zone_of(&name) {
                 &mut zone
-            } else if let Some(reverse) = zones.values_mut().find(|z| z.origin().zone_of(&owner)) {
+            } else if let Some(reverse) = zones.values_mut().find(|z| z.origin().zone_of(&name)) {
                 reverse
             } else {
                 &mut overrides
             };
-            insert_set(target, &owner, set);
+            let owner = if subtree.is_some() { Owner::Subtree(name) } else { Owner::Name(name) };
+            insert_set(target, &owner, *kind, set);
         }
         zones.insert(zone.origin().clone(), zone);
 
@@ -102,8 +105,23 @@ impl View {
             split: split.collect(),
             nameservers: config.nameservers.iter().map(|e| e.0).collect(),
             search,
+            inside: inside(map, me.prefixes),
         }
     }
+}
+
+/// What is reached through the mesh: its own ranges, and networks behind others' subnet routers.
+fn inside(map: &NetworkMap, mesh: MeshPrefixes) -> Vec<IpNet> {
+    let routes = map.routes.iter().map(|route| route.prefix).filter(|prefix| !prefix.is_default());
+    let mut inside: Vec<IpNet> = routes.map(|prefix| prefix.net()).collect();
+    inside.extend([IpNet::V4(mesh.v4), IpNet::V6(mesh.v6)]);
+    inside
+}
+
+/// What a record of the map stands for.
+enum Owner {
+    Name(LowerName),
+    Subtree(LowerName),
 }
 
 struct Makers<'m> {
@@ -152,18 +170,14 @@ impl Makers<'_> {
     }
 }
 
-fn insert_set(zone: &mut Zone, owner: &LowerName, set: &RecordSet) {
+fn insert_set(zone: &mut Zone, owner: &Owner, kind: RecordType, set: &RecordSet) {
     for value in &set.values {
-        let data = match value {
-            RecordValue::Address(ip) => address(*ip),
-            RecordValue::Name(target) => match wire_name(target) {
-                Some(target) => RData::CNAME(CNAME(target)),
-                None => continue,
-            },
-            RecordValue::Text(text) if text.len() <= 255 => RData::TXT(TXT::new(vec![text.clone()])),
-            RecordValue::Text(_) => continue,
+        // The coordinator refuses what is not of its type; one that did not is not worth losing the rest.
+        let Ok(data) = record::data(kind, value) else { continue };
+        match owner {
+            Owner::Name(name) => zone.insert(name.clone(), set.ttl, data),
+            Owner::Subtree(top) => zone.insert_subtree(top.clone(), set.ttl, data),
         };
-        zone.insert(owner.clone(), set.ttl, data);
     }
 }
 
@@ -172,11 +186,4 @@ fn address(ip: IpAddr) -> RData {
         IpAddr::V4(v4) => RData::A(A(v4)),
         IpAddr::V6(v6) => RData::AAAA(AAAA(v6)),
     }
-}
-
-/// The name in wire form, absolute. A valid [`DnsName`] always has one.
-pub(super) fn wire_name(name: &DnsName) -> Option<Name> {
-    let mut wire = Name::from_ascii(name.as_str()).ok()?;
-    wire.set_fqdn(true);
-    Some(wire)
 }

@@ -19,6 +19,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use table::{Entry, Shard};
 
 const SHARDS: usize = 16;
+/// Flows that are kept at most: about 100 MB when all are in use, little while few are.
+const MAX_FLOWS: usize = 1 << 20;
 
 /// Milliseconds after which a flow without packets is forgotten.
 mod idle {
@@ -105,12 +107,16 @@ pub struct Judgement {
 impl Conntrack {
     /// An empty table. `seed` keys its hash.
     pub fn new(seed: [u8; 16]) -> Self {
+        Self::with_limit(seed, MAX_FLOWS)
+    }
+
+    fn with_limit(seed: [u8; 16], flows: usize) -> Self {
         let [a, b] = [&seed[..8], &seed[8..]].map(|half| {
             let mut word = [0; 8];
             word.copy_from_slice(half);
             u64::from_le_bytes(word)
         });
-        Self { shards: std::array::from_fn(|_| Mutex::new(Shard::new())), seed: [a, b] }
+        Self { shards: std::array::from_fn(|_| Mutex::new(Shard::new(flows / SHARDS))), seed: [a, b] }
     }
 
     /// Judges a packet that `peer` sent. `allows` asks the policy about a flow.

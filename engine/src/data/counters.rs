@@ -16,8 +16,10 @@ pub enum DropReason {
     QueueFull,
     /// A session index that nobody has.
     UnknownIndex,
-    /// The session refused it: forged, replayed, old key.
+    /// The session refused it: forged, or of a key that has ended.
     NotAuthentic,
+    /// Seen before: a copy that came another way, or a replay; or too old to tell.
+    Replayed,
     /// The peer is not entitled to that source address.
     PeerSource,
     /// The destination is neither this node nor behind it.
@@ -30,25 +32,29 @@ pub enum DropReason {
     Cut,
     /// The caller had no room.
     NoRoom,
+    /// A mark of congestion on a packet that cannot carry one: it stands for a loss (RFC 6040).
+    Congestion,
     /// A probe that is not authentic.
     BadProbe,
     /// A handshake that was refused: unknown or expired peer, replay, flood.
     BadHandshake,
 }
 
-const REASONS: [(DropReason, &str); 14] = [
+const REASONS: [(DropReason, &str); 16] = [
     (DropReason::Malformed, "malformed"),
     (DropReason::NoRoute, "no_route"),
     (DropReason::OwnSource, "own_source"),
     (DropReason::QueueFull, "queue_full"),
     (DropReason::UnknownIndex, "unknown_index"),
     (DropReason::NotAuthentic, "not_authentic"),
+    (DropReason::Replayed, "replayed"),
     (DropReason::PeerSource, "peer_source"),
     (DropReason::NotForUs, "not_for_us"),
     (DropReason::Denied, "denied"),
     (DropReason::Fragment, "fragment"),
     (DropReason::Cut, "cut"),
     (DropReason::NoRoom, "no_room"),
+    (DropReason::Congestion, "congestion"),
     (DropReason::BadProbe, "bad_probe"),
     (DropReason::BadHandshake, "bad_handshake"),
 ];

@@ -3,10 +3,10 @@
 use super::conntrack::{Inbound, Judgement, Tuple};
 use super::routes::PeerRef;
 use super::slot::Live;
-use super::{DataSnapshot, DropReason, PeerSlot};
+use super::{DataSnapshot, DropReason, Ecn, PeerSlot, ecn};
 use crate::event::Source;
 use crate::packet::{self, Packet, Upper};
-use crate::session::{MessageKind, Opened, Session, SessionIndex, receiver_index};
+use crate::session::{MessageKind, OpenError, Opened, Session, SessionIndex, receiver_index};
 use meshd_policy::verdict;
 use meshd_proto::NodeId;
 use std::sync::MutexGuard;
@@ -16,6 +16,24 @@ use std::time::Instant;
 /// A packet on another way than the current path is reported at most this often (milliseconds) as
 /// long as it keeps coming the same way.
 const REPORT_AGAIN: u64 = 1000;
+
+/// A datagram from outside.
+#[derive(Clone, Copy, Debug)]
+pub struct Datagram<'d> {
+    /// Which way it came.
+    pub from: Source,
+    /// The mark of its outer header.
+    pub ecn: Ecn,
+    /// It, out of its relay frame.
+    pub bytes: &'d [u8],
+}
+
+impl<'d> Datagram<'d> {
+    /// One whose outer header is not known.
+    pub const fn unmarked(from: Source, bytes: &'d [u8]) -> Self {
+        Self { from, ecn: Ecn::Not, bytes }
+    }
+}
 
 /// What the caller of [`open_run`] lends and takes.
 pub trait OpenSink {
@@ -37,7 +55,7 @@ pub trait OpenSink {
 /// Opens `datagrams` into `sink`. One lock is taken for each run of datagrams of one peer.
 pub fn open_run<'d, S: Session>(
     snapshot: &DataSnapshot<S>,
-    datagrams: impl IntoIterator<Item = (Source, &'d [u8])>,
+    datagrams: impl IntoIterator<Item = Datagram<'d>>,
     sink: &mut impl OpenSink,
     now: Instant,
 ) {
@@ -45,12 +63,12 @@ pub fn open_run<'d, S: Session>(
     let mut judge =
         Judge { snapshot, when: Judgement { generation: snapshot.generation, stamp }, last: None };
     let mut run: Option<Run<'_, S>> = None;
-    for (from, datagram) in datagrams {
-        if MessageKind::of(datagram) != MessageKind::Data {
-            sink.hand_up(from, datagram);
+    for datagram in datagrams {
+        if MessageKind::of(datagram.bytes) != MessageKind::Data {
+            sink.hand_up(datagram.from, datagram.bytes);
             continue;
         }
-        let index = SessionIndex::of_receiver(receiver_index(datagram).unwrap_or_default());
+        let index = SessionIndex::of_receiver(receiver_index(datagram.bytes).unwrap_or_default());
         if run.as_ref().is_none_or(|r| r.slot.index != index) {
             run.take().into_iter().for_each(|r| r.finish(stamp));
             run = snapshot
@@ -60,7 +78,7 @@ pub fn open_run<'d, S: Session>(
                 .map(|(peer, slot)| Run::new(peer, slot));
         }
         match &mut run {
-            Some(run) => run.open(&mut judge, from, datagram, sink, now),
+            Some(run) => run.open(&mut judge, &datagram, sink, now),
             None => snapshot.counters.count(DropReason::UnknownIndex),
         }
     }
@@ -86,8 +104,7 @@ impl<'s, S: Session> Run<'s, S> {
     fn open(
         &mut self,
         judge: &mut Judge<'_, S>,
-        from: Source,
-        datagram: &[u8],
+        datagram: &Datagram<'_>,
         sink: &mut impl OpenSink,
         now: Instant,
     ) {
@@ -96,26 +113,34 @@ impl<'s, S: Session> Run<'s, S> {
             counters.count(DropReason::NotAuthentic);
             return;
         };
-        let Some(room) = sink.room(datagram.len()) else {
+        let Some(room) = sink.room(datagram.bytes.len()) else {
             counters.count(DropReason::NoRoom);
             return;
         };
-        let opened = session.open(datagram, room, now);
+        let opened = session.open(datagram.bytes, room, now);
         let verdict = match opened {
             Ok(Opened::Packet(len)) => Some(
-                room.get(..len)
-                    .and_then(|bytes| packet::parse(bytes).ok())
+                room.get_mut(..len)
+                    .and_then(|bytes| Some((packet::parse(bytes).ok()?, bytes)))
                     .ok_or(DropReason::Malformed)
-                    .and_then(|packet| judge.judge(self.peer, self.slot.id, packet)),
+                    .and_then(|(packet, bytes)| {
+                        let packet = judge.judge(self.peer, self.slot.id, packet)?;
+                        ecn::combine(bytes, datagram.ecn).map_err(|_| DropReason::Congestion)?;
+                        Ok(packet)
+                    }),
             ),
             Ok(Opened::Keepalive) => None,
+            Err(OpenError::Replayed) => {
+                counters.count(DropReason::Replayed);
+                return;
+            }
             Err(_) => {
                 counters.count(DropReason::NotAuthentic);
                 return;
             }
         };
         self.data |= verdict.is_some();
-        self.note(from, judge.when.stamp, sink);
+        self.note(datagram.from, judge.when.stamp, sink);
         match verdict {
             Some(Ok(packet)) => {
                 self.bytes += packet.len as u64;
@@ -190,7 +215,7 @@ impl<S: Session> Judge<'_, S> {
         if !own.accepts(packet.dst) {
             return Err(DropReason::NotForUs);
         }
-        let allows = |flow: &_| verdict(&snapshot.filter, flow).is_allowed();
+        let allows = |flow: &_| own.answers(flow) || verdict(&snapshot.filter, flow).is_allowed();
         match snapshot.conntrack.inbound(&packet, id, self.when, allows) {
             Inbound::Pass => {
                 self.last = ordinary.then_some((tuple, peer));

@@ -1,10 +1,25 @@
 //! What the data threads and the engine share about one peer.
 
 use crate::event::{Destination, Source};
+use crate::path::probe::Fitness;
 use crate::session::SessionIndex;
 use meshd_proto::{NodeId, NodeKey};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::ops::Deref;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// A value on a cache line of its own: threads that write neighbours do not wait for each other.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+pub struct OwnLine<T>(T);
+
+impl<T> Deref for OwnLine<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
 
 /// One peer, for as long as it stays in the map with the same key.
 #[derive(Debug)]
@@ -17,18 +32,19 @@ pub struct PeerSlot<S> {
     pub index: SessionIndex,
     live: Mutex<Live<S>>,
     alive: AtomicBool,
+    fitness: AtomicU8,
     /// Bytes of IP packets sent.
-    pub tx_bytes: AtomicU64,
+    pub tx_bytes: OwnLine<AtomicU64>,
     /// Bytes of IP packets received.
-    pub rx_bytes: AtomicU64,
+    pub rx_bytes: OwnLine<AtomicU64>,
     /// Stamp of the last data sent (keepalives excluded); 0: never.
-    pub last_tx: AtomicU64,
+    pub last_tx: OwnLine<AtomicU64>,
     /// Stamp of the last authenticated packet received, any way.
-    pub last_rx: AtomicU64,
+    pub last_rx: OwnLine<AtomicU64>,
     /// The same, keepalives excluded.
-    pub last_data_rx: AtomicU64,
+    pub last_data_rx: OwnLine<AtomicU64>,
     /// Stamp of the last authenticated packet received on the direct path in use.
-    pub last_path_rx: AtomicU64,
+    pub last_path_rx: OwnLine<AtomicU64>,
 }
 
 /// The part of a slot behind its lock.
@@ -66,12 +82,13 @@ impl<S> PeerSlot<S> {
                 report_next: false,
             }),
             alive: AtomicBool::new(true),
-            tx_bytes: AtomicU64::new(0),
-            rx_bytes: AtomicU64::new(0),
-            last_tx: AtomicU64::new(0),
-            last_rx: AtomicU64::new(0),
-            last_data_rx: AtomicU64::new(0),
-            last_path_rx: AtomicU64::new(0),
+            fitness: AtomicU8::new(0),
+            tx_bytes: OwnLine::default(),
+            rx_bytes: OwnLine::default(),
+            last_tx: OwnLine::default(),
+            last_rx: OwnLine::default(),
+            last_data_rx: OwnLine::default(),
+            last_path_rx: OwnLine::default(),
         }
     }
 
@@ -81,9 +98,23 @@ impl<S> PeerSlot<S> {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether new flows may go to it where a prefix has several owners.
+    /// Whether flows may stay with it where a prefix has several owners.
     pub fn is_alive(&self) -> bool {
-        self.alive.load(Ordering::Relaxed)
+        self.alive.load(Ordering::Relaxed) && self.fitness() != Fitness::LanDown
+    }
+
+    /// Whether new flows may go to it where a prefix has several owners.
+    pub fn takes_new(&self) -> bool {
+        self.alive.load(Ordering::Relaxed) && self.fitness() == Fitness::Fit
+    }
+
+    /// What it says of itself as a router.
+    pub fn fitness(&self) -> Fitness {
+        Fitness::of_flags(self.fitness.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn set_fitness(&self, fitness: Fitness) {
+        self.fitness.store(fitness.flags(), Ordering::Relaxed);
     }
 
     pub(crate) fn set_alive(&self, alive: bool) {

@@ -86,6 +86,7 @@ impl Bench {
                 prefixes: vec!["10.1.0.0/16".parse().unwrap()],
                 exit_v4: true,
                 exit_v6: false,
+                devices: Vec::new(),
             }),
             peers: Vec::new(),
             sources: Vec::new(),
@@ -134,13 +135,14 @@ impl Bench {
 
     fn open(&self, datagrams: &[(Source, Vec<u8>)]) -> Out {
         let mut out = Out::default();
-        open_run(&self.snapshot, datagrams.iter().map(|(s, d)| (*s, d.as_slice())), &mut out, self.t);
+        open_run(&self.snapshot, datagrams.iter().map(|(s, d)| Datagram::unmarked(*s, d)), &mut out, self.t);
         out
     }
 
     fn seal(&self, packets: &[Vec<u8>]) -> Out {
         let mut out = Out::default();
-        seal_run(&self.snapshot, packets.iter().map(Vec::as_slice), &mut out, self.t);
+        let mut packets = packets.to_vec();
+        seal_run(&self.snapshot, packets.iter_mut().map(|p| FromHost::whole(p)), &mut out, self.t);
         out
     }
 
@@ -160,11 +162,12 @@ struct Out {
 }
 
 impl SealSink for Out {
-    fn room(&mut self, max: usize) -> Option<&mut [u8]> {
+    fn room(&mut self, max: usize, _way: &Way) -> Option<&mut [u8]> {
         self.room = vec![0; max];
         (!self.full).then_some(self.room.as_mut_slice())
     }
-    fn commit(&mut self, len: usize, path: PathChoice) {
+    fn commit(&mut self, len: usize, way: &Way) {
+        let path = way.path;
         self.sent.extend(path.to.into_iter().chain(path.also).map(|to| (to, self.room[..len].to_vec())));
     }
     fn hand_up(&mut self, packet: &[u8]) {
@@ -174,7 +177,7 @@ impl SealSink for Out {
 
 impl OpenSink for Out {
     fn room(&mut self, max: usize) -> Option<&mut [u8]> {
-        SealSink::room(self, max)
+        SealSink::room(self, max, &Way::default())
     }
     fn deliver(&mut self, len: usize, _: &Packet) {
         self.delivered.push(self.room[..len].to_vec());
@@ -213,7 +216,7 @@ fn what_cannot_be_sent_is_counted_by_its_reason_or_handed_up() {
     let b = Bench::new();
     let to_2 = Ipv4Addr::new(100, 71, 0, 2);
     let mut out = Out { full: true, ..Out::default() };
-    seal_run(&b.snapshot, [udp(ME, to_2, 80, 1).as_slice()], &mut out, b.t);
+    seal_run(&b.snapshot, [FromHost::whole(&mut udp(ME, to_2, 80, 1))], &mut out, b.t);
     assert_eq!((out.sent.len(), b.dropped(DropReason::NoRoom)), (0, 1));
     b.seal(&[
         vec![0x45; 10],
@@ -307,5 +310,31 @@ fn a_replay_is_delivered_once() {
     let mut b = Bench::new();
     let datagram = b.sealed(2, &udp(Ipv4Addr::new(100, 71, 0, 2), ME, 80, 1));
     let out = b.open(&[(way(2), datagram.clone()), (way(2), datagram)]);
-    assert_eq!(out.delivered.len(), 1);
+    assert_eq!((out.delivered.len(), b.dropped(DropReason::Replayed)), (1, 1));
+}
+
+#[test]
+fn a_device_joined_through_us_may_ask_our_resolver_and_no_policy_forbids_it() {
+    let mesh = MeshPrefixes { v4: "100.71.0.0/16".parse().unwrap(), v6: "fd71::/48".parse().unwrap() };
+    let own = Own {
+        addrs: addrs(1),
+        mesh,
+        prefixes: vec![],
+        exit_v4: false,
+        exit_v6: false,
+        devices: vec![addrs(9)],
+    };
+    let resolver = mesh.resolver();
+    let flow = |src: MeshAddrs, dst: IpAddr, protocol, dst_port| Flow {
+        src: src.v4.into(),
+        dst,
+        protocol,
+        dst_port,
+    };
+    assert!(own.answers(&flow(addrs(9), resolver.v4.into(), 17, 53)));
+    assert!(own.answers(&flow(addrs(9), resolver.v4.into(), 6, 53)));
+    assert!(!own.answers(&flow(addrs(8), resolver.v4.into(), 17, 53)), "a node asks its own");
+    assert!(!own.answers(&flow(addrs(9), resolver.v4.into(), 17, 54)));
+    assert!(!own.answers(&flow(addrs(9), resolver.v4.into(), 132, 53)));
+    assert!(!own.answers(&flow(addrs(9), addrs(1).v4.into(), 17, 53)), "an address that policy speaks of");
 }

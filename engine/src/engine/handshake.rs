@@ -4,7 +4,7 @@
 //! once, its answer goes back on the way it came and over the relay.
 
 use super::{Engine, SOON, Timer};
-use crate::data::{DropReason, seal_run};
+use crate::data::{DropReason, FromHost, seal_run};
 use crate::engine::sink::Sink;
 use crate::engine::upkeep::{CONFIRM, INTEREST};
 use crate::event::{Destination, Event, Source, Transmit};
@@ -33,10 +33,10 @@ const MAX_PLACES: usize = 24;
 
 impl<F: SessionFactory> Engine<F> {
     /// A packet from the host that the data threads could not send.
-    pub(super) fn handle_outbound(&mut self, packet: Vec<u8>, now: Instant) {
+    pub(super) fn handle_outbound(&mut self, mut packet: Vec<u8>, now: Instant) {
         let snapshot = self.data.load_full();
         let mut sink = Sink::default();
-        seal_run(&snapshot, [packet.as_slice()], &mut sink, now);
+        seal_run(&snapshot, [FromHost::whole(&mut packet)], &mut sink, now);
         self.transmits.extend(sink.transmits);
         for packet in sink.waiting {
             let id = match crate::data::route_of(&snapshot, &packet, now) {
@@ -95,6 +95,7 @@ impl<F: SessionFactory> Engine<F> {
             state.paths.restart(now);
             self.timers.set_earlier(Timer::Path(id), now + SOON);
         }
+        self.watch_owners(now);
         self.contact(id, now);
         self.initiate(id, now);
     }
@@ -198,7 +199,7 @@ impl<F: SessionFactory> Engine<F> {
     }
 
     /// The peer does not answer: what waits for it may have another owner.
-    fn reroute_queue(&mut self, id: NodeId, now: Instant) {
+    pub(super) fn reroute_queue(&mut self, id: NodeId, now: Instant) {
         let Some(state) = self.peers.get_mut(id) else { return };
         for packet in std::mem::take(&mut state.queue) {
             self.handle_outbound(packet, now);
@@ -348,6 +349,7 @@ impl<F: SessionFactory> Engine<F> {
         if !state.up {
             state.up = true;
             state.slot.set_alive(true);
+            state.duty.dead = false;
             let (to, why) = (state.paths.choice().to, state.paths.reason);
             self.events.push_back(Event::PeerUp(id));
             let asking = state.asking.is_some();
@@ -358,6 +360,7 @@ impl<F: SessionFactory> Engine<F> {
                 }
             }
         }
+        self.watch_owners(now);
         self.flush(id, now);
     }
 
@@ -367,10 +370,10 @@ impl<F: SessionFactory> Engine<F> {
         if state.queue.is_empty() || state.paths.way() == Way::None {
             return;
         }
-        let queue = std::mem::take(&mut state.queue);
+        let mut queue = std::mem::take(&mut state.queue);
         let snapshot = self.data.load_full();
         let mut sink = Sink::default();
-        seal_run(&snapshot, queue.iter().map(Vec::as_slice), &mut sink, now);
+        seal_run(&snapshot, queue.iter_mut().map(|p| FromHost::whole(p)), &mut sink, now);
         self.transmits.extend(sink.transmits);
         // No session after all, or the flow moved to another owner that has none.
         if let Some(state) = self.peers.get_mut(id) {

@@ -1,5 +1,6 @@
 //! Maps, settings and key expiry: which peers there are, and what the data threads may do.
 
+use super::owners::Owners;
 use super::{Engine, Timer};
 use crate::data::conntrack::Judgement;
 use crate::data::routes::{PeerRef, RouteTable, Sources};
@@ -9,7 +10,7 @@ use crate::path::probe::SenderTag;
 use crate::peers::PeerState;
 use crate::session::{SessionFactory, SessionIndex};
 use meshd_policy::{Filter, verdict};
-use meshd_proto::netmap::{NetworkMap, Peer, Route, SelfNode};
+use meshd_proto::netmap::{NetworkMap, Peer, PeerKind, Route, SelfNode};
 use meshd_proto::{NodeId, Prefix, UnixSeconds};
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -124,7 +125,11 @@ impl<F: SessionFactory> Engine<F> {
 
     fn remove_peer(&mut self, id: NodeId) {
         let Some(state) = self.peers.remove(id) else { return };
-        for timer in [Timer::Session(id), Timer::Handshake(id), Timer::Confirm(id), Timer::Path(id)] {
+        for timer in {
+            let own: [fn(NodeId) -> Timer; 5] =
+                [Timer::Session, Timer::Handshake, Timer::Confirm, Timer::Path, Timer::Sweep];
+            own.map(|timer| timer(id))
+        } {
             self.timers.clear(timer);
         }
         self.indexes.remove(&state.slot.index);
@@ -189,6 +194,7 @@ impl<F: SessionFactory> Engine<F> {
                 }
             }
         }
+        self.owners = self.shared_prefixes();
         let snapshot = Arc::new(snapshot);
         self.data.store(Arc::clone(&snapshot));
         let when = Judgement { generation: self.generation, stamp: stamp(self.epoch, now) };
@@ -204,6 +210,17 @@ impl<F: SessionFactory> Engine<F> {
             self.flows_cut += count as u64;
             self.events.push_back(Event::FlowsCut { count });
         }
+    }
+
+    /// The peers behind which the same prefix lies.
+    fn shared_prefixes(&self) -> Owners {
+        let mut by_prefix: BTreeMap<Prefix, Vec<NodeId>> = BTreeMap::new();
+        for route in self.map.routes.iter().filter(|r| self.peers.get(r.owner).is_some()) {
+            if self.accepts_route(route) {
+                by_prefix.entry(route.prefix).or_default().push(route.owner);
+            }
+        }
+        Owners::new(by_prefix.into_values())
     }
 
     /// Whether packets may go to, and come from, a prefix behind a peer.
@@ -237,6 +254,7 @@ impl<F: SessionFactory> Engine<F> {
 }
 
 fn own(map: &NetworkMap, me: &SelfNode) -> Own {
+    let devices = map.peers.values().filter(|p| p.kind == PeerKind::PlainWireguard);
     let routed = map.routes.iter().filter(|r| r.owner == me.id).map(|r| r.prefix);
     let mut all: Vec<Prefix> = me.approved_routes.iter().copied().chain(routed).collect();
     all.sort_unstable();
@@ -246,6 +264,7 @@ fn own(map: &NetworkMap, me: &SelfNode) -> Own {
         mesh: me.prefixes,
         exit_v4: all.contains(&Prefix::DEFAULT_V4),
         exit_v6: all.contains(&Prefix::DEFAULT_V6),
+        devices: devices.map(|p| p.addrs).collect(),
         prefixes: all.into_iter().filter(|p| !p.is_default()).collect(),
     }
 }

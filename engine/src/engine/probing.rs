@@ -4,8 +4,9 @@ use super::{Engine, SOON, Timer};
 use crate::data::DropReason;
 use crate::event::{Destination, Event, Source};
 use crate::path::candidate::{Origin, Rules};
-use crate::path::probe::{self, Content, MAX_CANDIDATES, Probe, ProbeKey, TxId};
+use crate::path::probe::{self, Content, MAX_CANDIDATES, Probe, ProbeKey, TxId, Whereabouts};
 use crate::path::{Look, MAX_PER_FAMILY};
+use crate::peers::Said;
 use crate::session::SessionFactory;
 use meshd_proto::{Endpoint, Hint, NodeId};
 use std::time::{Duration, Instant};
@@ -52,7 +53,7 @@ impl<F: SessionFactory> Engine<F> {
         state.hint = Some(hint);
         let attempting = state.attempt.is_some();
         let known = state.up || attempting;
-        if online || !known {
+        if (online && !state.duty.dead) || !known {
             state.slot.set_alive(online);
         }
         self.refresh_relay(id, now);
@@ -65,7 +66,7 @@ impl<F: SessionFactory> Engine<F> {
     }
 
     /// The key for probes with a peer.
-    fn probe_key(&mut self, id: NodeId) -> Option<ProbeKey> {
+    pub(super) fn probe_key(&mut self, id: NodeId) -> Option<ProbeKey> {
         let (secret, network, public) = (&self.config.secret, &self.config.network, &self.public);
         let state = self.peers.get_mut(id)?;
         let key = state.peer.key;
@@ -76,15 +77,25 @@ impl<F: SessionFactory> Engine<F> {
         made.clone()
     }
 
-    fn send_probe(&mut self, id: NodeId, to: Destination, txid: TxId, content: Content, now: Instant) {
+    pub(super) fn send_probe(
+        &mut self,
+        id: NodeId,
+        to: Destination,
+        txid: TxId,
+        content: Content,
+        now: Instant,
+    ) {
         let has_session = self.is_ready(id, now);
         let Some(key) = self.probe_key(id) else { return };
         let nonce = self.nonce();
-        let datagram = probe::seal(&key, self.tag, &nonce, &Probe { txid, has_session, content });
+        let datagram = {
+            let fitness = self.fitness;
+            probe::seal(&key, self.tag, &nonce, &Probe { txid, has_session, fitness, content })
+        };
         self.send(to, datagram);
     }
 
-    fn nonce(&mut self) -> [u8; 24] {
+    pub(super) fn nonce(&mut self) -> [u8; 24] {
         self.entropy.bytes()
     }
 
@@ -104,8 +115,14 @@ impl<F: SessionFactory> Engine<F> {
     }
 
     pub(super) fn tell_candidates_now(&mut self, id: NodeId, now: Instant) {
-        let endpoints: Vec<_> = self.endpoints.iter().copied().take(MAX_CANDIDATES).collect();
-        let home_relay = self.home_relay.filter(|r| self.relays_up.contains(r));
+        let up = |r: &meshd_proto::RelayId| self.relays.up.contains(r);
+        let at = Whereabouts {
+            home_relay: self.relays.home.filter(up),
+            backup_relay: self.relays.backup.filter(up),
+            mapping: self.stun.mapping(false),
+            mapped: self.stun.mapped_v4(),
+            endpoints: self.endpoints.iter().copied().take(MAX_CANDIDATES).collect(),
+        };
         let Some(state) = self.peers.get_mut(id).filter(|s| s.is_meshd()) else { return };
         let direct = state.paths.selected().map(Destination::Udp);
         let ways: Vec<_> = state.paths.over_relay().into_iter().chain(direct).collect();
@@ -115,8 +132,7 @@ impl<F: SessionFactory> Engine<F> {
         state.told = Some(now);
         for to in ways {
             let txid = TxId(self.entropy.bytes());
-            let content = Content::Candidates { home_relay, endpoints: endpoints.clone() };
-            self.send_probe(id, to, txid, content, now);
+            self.send_probe(id, to, txid, Content::Candidates(at.clone()), now);
         }
     }
 
@@ -129,6 +145,7 @@ impl<F: SessionFactory> Engine<F> {
             return;
         };
         self.heard_probe(id, from, now);
+        self.heard_fitness(id, probe.fitness, now);
         match probe.content {
             Content::Ping => {
                 let observed = match from {
@@ -138,10 +155,16 @@ impl<F: SessionFactory> Engine<F> {
                 self.send_probe(id, from, probe.txid, Content::Pong { observed }, now);
             }
             Content::Pong { .. } => self.handle_pong(id, from, probe.txid, now),
-            Content::Candidates { home_relay, endpoints } => {
-                let list = self.listed(&endpoints);
+            Content::Meet { .. } => self.begin_sweep(id, now),
+            Content::Candidates(at) => {
+                let list = self.listed(&at.endpoints);
                 let Some(state) = self.peers.get_mut(id) else { return };
-                state.relay_told = home_relay.or(state.relay_told);
+                state.said = Said {
+                    home_relay: at.home_relay.or(state.said.home_relay),
+                    backup_relay: at.backup_relay,
+                    mapping: at.mapping,
+                    mapped: at.mapped,
+                };
                 state.paths.set_list(Origin::Exchanged, &list, now);
                 // The peer is trying now: so do we, or the NATs in between never see both of us.
                 state.paths.restart(now);
@@ -163,6 +186,7 @@ impl<F: SessionFactory> Engine<F> {
                 if let Some(state) = self.peers.get_mut(id) {
                     state.relay_heard = Some((relay, now));
                     state.slot.set_alive(true);
+                    state.duty.dead = false;
                 }
                 self.refresh_relay(id, now);
             }
@@ -172,6 +196,7 @@ impl<F: SessionFactory> Engine<F> {
                 }
                 let Some(state) = self.peers.get_mut(id) else { return };
                 state.slot.set_alive(true);
+                state.duty.dead = false;
                 if state.paths.hear(endpoint, now) {
                     self.timers.set_earlier(Timer::Path(id), now + SOON);
                 }
@@ -181,6 +206,12 @@ impl<F: SessionFactory> Engine<F> {
 
     fn handle_pong(&mut self, id: NodeId, from: Source, txid: TxId, now: Instant) {
         let Some(state) = self.peers.get_mut(id) else { return };
+        state.duty.answered(txid, now);
+        let swept = state.sweep.as_ref().is_some_and(|s| s.txid == txid);
+        if let (true, Source::Udp(endpoint)) = (swept, from) {
+            self.swept(id, endpoint, now);
+            return;
+        }
         let Some(rtt) = state.paths.ponged(from, txid, now) else { return };
         // Whatever way the first answer comes: while nothing is proved, candidates are pinged anyway.
         let asked = state.asking.take();
@@ -210,6 +241,7 @@ impl<F: SessionFactory> Engine<F> {
         if let Some(relay) = relay {
             self.ping(id, relay, now);
         }
+        self.consider_meeting(id, now);
         if exchange {
             self.show_interest(id, now);
             self.tell_candidates(id, now);
@@ -224,27 +256,29 @@ impl<F: SessionFactory> Engine<F> {
     /// Refreshes which relay a peer is reached through.
     pub(super) fn refresh_relay(&mut self, id: NodeId, now: Instant) {
         let Some(state) = self.peers.get(id).filter(|s| s.is_meshd()) else { return };
-        let named = state.relay_told.or_else(|| state.hint.as_ref().and_then(|h| h.home_relay));
+        let named = state.said.home_relay.or_else(|| state.hint.as_ref().and_then(|h| h.home_relay));
         let named = named.filter(|r| self.map.relays.contains_key(r));
+        let second = state.said.backup_relay.filter(|r| self.map.relays.contains_key(r));
         let heard = state
             .relay_heard
             .filter(|(_, at)| now.saturating_duration_since(*at) < crate::path::RECENT)
             .map(|(relay, _)| relay);
-        let up = |relay: &meshd_proto::RelayId| self.relays_up.contains(relay);
-        let usable = heard
-            .filter(up)
-            .or(named.filter(up))
-            // Without better knowledge: where the mesh's other nodes are.
-            .or_else(|| self.home_relay.filter(up))
-            .or_else(|| self.relays_up.first().copied());
-        let wanted = named.filter(|r| !up(r) && self.in_use(id, now));
-        if let Some(relay) = wanted
-            && self.relays_wanted.insert(relay)
+        let up = |relay: &meshd_proto::RelayId| self.relays.up.contains(relay);
+        // Without better knowledge: where the mesh's other nodes are.
+        let known = [heard, named, second, self.relays.home, self.relays.backup];
+        let ranked = known.into_iter().flatten().chain(self.relays.up.iter().copied()).filter(up);
+        let usable = ranked.clone().next();
+        let doubtful = usable.is_some_and(|r| self.relays.doubtful.contains(&r));
+        let spare = ranked.clone().find(|r| Some(*r) != usable && !self.relays.doubtful.contains(r));
+        let spare = spare.filter(|_| doubtful);
+        let wanted = named.filter(|r| !up(r)).or_else(|| second.filter(|r| !up(r) && doubtful));
+        if let Some(relay) = wanted.filter(|_| self.in_use(id, now))
+            && self.relays.wanted.insert(relay)
         {
             self.events.push_back(Event::WantRelay(relay));
         }
         let Some(state) = self.peers.get_mut(id) else { return };
-        let change = state.paths.set_relay(usable);
+        let change = state.paths.set_relay(usable, spare);
         self.sync_path(id, change, now);
     }
 }

@@ -15,12 +15,16 @@ impl<F: SessionFactory> Engine<F> {
     pub fn status(&self, now: Instant) -> Status {
         let relays = self.map.relays.keys().map(|id| {
             let (rtt, mapped) = self.stun.relay(*id);
-            RelayStatus { id: *id, up: self.relays_up.contains(id), rtt, mapped }
+            let doubtful = self.relays.doubtful.contains(id);
+            RelayStatus { id: *id, up: self.relays.up.contains(id), doubtful, rtt, mapped }
         });
         Status {
             peers: self.peers.iter().map(|p| self.peer_status(p, now)).collect(),
             endpoints: self.endpoints.clone(),
-            home_relay: self.home_relay,
+            home_relay: self.relays.home,
+            backup_relay: self.relays.backup,
+            mapping_v4: self.stun.mapping(false),
+            mapping_v6: self.stun.mapping(true),
             relays: relays.collect(),
             drops: self.counters.all(),
             flows_cut: self.flows_cut,
@@ -69,6 +73,7 @@ impl<F: SessionFactory> Engine<F> {
             tx_bytes: state.slot.tx_bytes.load(Ordering::Relaxed),
             online: state.hint.as_ref().map(|h| h.online),
             candidates: candidates.collect(),
+            fitness: state.slot.fitness(),
         }
     }
 

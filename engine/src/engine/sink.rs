@@ -1,6 +1,6 @@
 //! The engine's own sink: for the few packets that go the slow way.
 
-use crate::data::{OpenSink, PathChoice, SealSink};
+use crate::data::{OpenSink, SealSink, Way};
 use crate::event::{Source, Transmit};
 use crate::packet::Packet;
 use meshd_proto::NodeId;
@@ -16,14 +16,14 @@ pub(super) struct Sink {
 }
 
 impl SealSink for Sink {
-    fn room(&mut self, max: usize) -> Option<&mut [u8]> {
+    fn room(&mut self, max: usize, _way: &Way) -> Option<&mut [u8]> {
         self.room.clear();
         self.room.resize(max, 0);
         Some(&mut self.room)
     }
 
-    fn commit(&mut self, len: usize, path: PathChoice) {
-        for to in path.to.into_iter().chain(path.also) {
+    fn commit(&mut self, len: usize, way: &Way) {
+        for to in way.path.to.into_iter().chain(way.path.also) {
             self.transmits.push(Transmit { to, payload: self.room[..len].to_vec() });
         }
     }
@@ -35,7 +35,7 @@ impl SealSink for Sink {
 
 impl OpenSink for Sink {
     fn room(&mut self, max: usize) -> Option<&mut [u8]> {
-        SealSink::room(self, max)
+        SealSink::room(self, max, &Way::default())
     }
 
     fn deliver(&mut self, len: usize, _packet: &Packet) {

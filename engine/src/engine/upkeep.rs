@@ -47,12 +47,17 @@ impl<F: SessionFactory> Engine<F> {
     /// timer: it knows the last handshake timestamp of the peer, by which replayed initiations are
     /// refused (WireGuard paper §5.1).
     pub(super) fn tick_session(&mut self, id: NodeId, now: Instant) {
+        let renew = self.config.rekey_after.filter(|_| self.in_use(id, now));
         let Some(state) = self.peers.get_mut(id) else { return };
         let (tick, ready) = {
             let mut live = state.slot.lock();
             let Some(session) = live.session.as_mut() else { return };
-            let tick = session.tick(now);
+            let mut tick = session.tick(now);
             let ready = session.is_ready(now) && !tick.expired;
+            let old = renew.is_some_and(|after| session.last_handshake(now).is_some_and(|age| age >= after));
+            if ready && old && tick.transmit.is_none() {
+                tick.transmit = session.initiate(now);
+            }
             (tick, ready)
         };
         if let Some(message) = tick.transmit {

@@ -37,7 +37,15 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Packet, PacketError> {
     } else {
         upper(found.protocol, payload, found.offset, found.fragment.is_some())?
     };
-    Ok(Packet { src, dst, protocol: found.protocol, len, upper, fragment: found.fragment })
+    Ok(Packet {
+        src,
+        dst,
+        protocol: found.protocol,
+        len,
+        upper_at: found.at,
+        upper,
+        fragment: found.fragment,
+    })
 }
 
 pub(super) fn addresses(bytes: &[u8]) -> Option<(IpAddr, IpAddr)> {

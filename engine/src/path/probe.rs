@@ -17,11 +17,17 @@
 //!
 //! - ping (1): zeros up to the length of a pong, so that an answer is never longer than its question;
 //! - pong (2): the endpoint the ping came from, as the receiver saw it (19, family 0: over a relay);
-//! - candidates (3): whether a home relay follows (1), its id (4), a count (1), that many endpoints.
+//! - candidates (3): whether a home relay follows (1), its id (4), a count (1), that many endpoints; then,
+//!   where there is room for it, whether a backup relay follows (1), its id (4), the mapping of the sender's
+//!   NAT (1: 0 unknown, 1 independent of the destination, 2 dependent) and its IPv4 endpoint as STUN sees it;
+//! - meet (4): the round (1). The sender has opened many sockets towards us: probe its ports.
+//!
+//! Flags: 1 the sender has a session with the receiver, 2 its LAN side is down, 4 it is being drained.
 //!
 //! An endpoint is family (1: 0 none, 4, 6), port (2), address (16, IPv4 in the first four). Bytes behind
 //! the content are ignored: they are padding.
 
+use crate::nat::Mapping;
 use chacha20poly1305::aead::AeadInPlace;
 use chacha20poly1305::{KeyInit, XChaCha20Poly1305};
 use meshd_proto::keys::{SharedSecret, hash};
@@ -43,6 +49,8 @@ const COMMON: usize = 14;
 const ENDPOINT: usize = 19;
 const PONG: usize = COMMON + ENDPOINT;
 const FLAG_SESSION: u8 = 1;
+const FLAG_LAN_DOWN: u8 = 2;
+const FLAG_DRAINING: u8 = 4;
 
 /// Ties a pong to its ping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -89,8 +97,56 @@ pub struct Probe {
     /// The sender has a session with the receiver. A receiver that has none begins a handshake: this
     /// is how a restarted node hears of the sessions it lost.
     pub has_session: bool,
+    /// Whether the sender is fit to carry flows for others.
+    pub fitness: Fitness,
     /// What it says.
     pub content: Content,
+}
+
+/// Whether a node is fit to carry flows for others: a subnet router says so in every probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[repr(u8)]
+pub enum Fitness {
+    /// Nothing wrong.
+    #[default]
+    Fit,
+    /// It carries what it carries, but wants nothing new.
+    Draining,
+    /// What lies behind it cannot be reached through it.
+    LanDown,
+}
+
+impl Fitness {
+    pub(crate) const fn flags(self) -> u8 {
+        match self {
+            Self::Fit => 0,
+            Self::Draining => FLAG_DRAINING,
+            Self::LanDown => FLAG_LAN_DOWN,
+        }
+    }
+
+    pub(crate) const fn of_flags(flags: u8) -> Self {
+        match (flags & FLAG_LAN_DOWN != 0, flags & FLAG_DRAINING != 0) {
+            (true, _) => Self::LanDown,
+            (false, true) => Self::Draining,
+            (false, false) => Self::Fit,
+        }
+    }
+}
+
+/// Where a node may be reached, in its own words.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Whereabouts {
+    /// Its home relay.
+    pub home_relay: Option<RelayId>,
+    /// The relay to use when that one is silent.
+    pub backup_relay: Option<RelayId>,
+    /// How its NAT maps IPv4.
+    pub mapping: Mapping,
+    /// Its IPv4 endpoint as STUN sees it.
+    pub mapped: Option<Endpoint>,
+    /// Its endpoints, at most [`MAX_CANDIDATES`].
+    pub endpoints: Vec<Endpoint>,
 }
 
 /// What a probe says.
@@ -104,11 +160,11 @@ pub enum Content {
         observed: Option<Endpoint>,
     },
     /// Where the sender may be reached.
-    Candidates {
-        /// Its home relay.
-        home_relay: Option<RelayId>,
-        /// Its endpoints, at most [`MAX_CANDIDATES`].
-        endpoints: Vec<Endpoint>,
+    Candidates(Whereabouts),
+    /// The sender has opened many sockets towards our mapped endpoint: probe its ports.
+    Meet {
+        /// Which try this is.
+        round: u8,
     },
 }
 
@@ -179,22 +235,35 @@ fn encode(probe: &Probe) -> Vec<u8> {
     let kind = match probe.content {
         Content::Ping => 1,
         Content::Pong { .. } => 2,
-        Content::Candidates { .. } => 3,
+        Content::Candidates(_) => 3,
+        Content::Meet { .. } => 4,
     };
-    let mut out = vec![kind, if probe.has_session { FLAG_SESSION } else { 0 }];
+    let session = if probe.has_session { FLAG_SESSION } else { 0 };
+    let mut out = vec![kind, session | probe.fitness.flags()];
     out.extend_from_slice(&probe.txid.0);
     match &probe.content {
         Content::Ping => out.resize(PONG, 0),
         Content::Pong { observed } => put_endpoint(&mut out, *observed),
-        Content::Candidates { home_relay, endpoints } => {
-            out.push(u8::from(home_relay.is_some()));
-            out.extend_from_slice(&home_relay.unwrap_or_default().0.to_le_bytes());
-            let endpoints = &endpoints[..endpoints.len().min(MAX_CANDIDATES)];
+        Content::Candidates(at) => {
+            put_relay(&mut out, at.home_relay);
+            let endpoints = &at.endpoints[..at.endpoints.len().min(MAX_CANDIDATES)];
             out.push(u8::try_from(endpoints.len()).unwrap_or_default());
             endpoints.iter().for_each(|e| put_endpoint(&mut out, Some(*e)));
+            put_relay(&mut out, at.backup_relay);
+            out.push(at.mapping as u8);
+            put_endpoint(&mut out, at.mapped);
+        }
+        Content::Meet { round } => {
+            out.push(*round);
+            out.resize(PONG, 0);
         }
     }
     out
+}
+
+fn put_relay(out: &mut Vec<u8>, relay: Option<RelayId>) {
+    out.push(u8::from(relay.is_some()));
+    out.extend_from_slice(&relay.unwrap_or_default().0.to_le_bytes());
 }
 
 fn put_endpoint(out: &mut Vec<u8>, endpoint: Option<Endpoint>) {
@@ -227,21 +296,38 @@ pub fn decode(content: &[u8]) -> Result<Probe, ProbeError> {
         1 => Content::Ping,
         2 => Content::Pong { observed: take_endpoint(rest).ok_or(ProbeError::Content)?.0 },
         3 => take_candidates(rest).ok_or(ProbeError::Content)?,
+        4 => Content::Meet { round: *rest.first().ok_or(ProbeError::Content)? },
         _ => return Err(ProbeError::Content),
     };
-    Ok(Probe { txid: TxId(txid), has_session: common[1] & FLAG_SESSION != 0, content })
+    let (has_session, fitness) = (common[1] & FLAG_SESSION != 0, Fitness::of_flags(common[1]));
+    Ok(Probe { txid: TxId(txid), has_session, fitness, content })
 }
 
 fn take_candidates(bytes: &[u8]) -> Option<Content> {
-    let (head, mut rest) = bytes.split_first_chunk::<6>()?;
-    let relay = RelayId(u32::from_le_bytes([head[1], head[2], head[3], head[4]]));
-    let mut endpoints = Vec::new();
-    for _ in 0..usize::from(head[5]).min(MAX_CANDIDATES) {
+    let (home_relay, rest) = take_relay(bytes)?;
+    let (count, mut rest) = rest.split_first()?;
+    let mut at = Whereabouts { home_relay, ..Whereabouts::default() };
+    for _ in 0..usize::from(*count).min(MAX_CANDIDATES) {
         let (endpoint, after) = take_endpoint(rest)?;
-        endpoints.extend(endpoint);
+        at.endpoints.extend(endpoint);
         rest = after;
     }
-    Some(Content::Candidates { home_relay: (head[0] == 1).then_some(relay), endpoints })
+    // Older nodes end here.
+    if let Some((backup, rest)) = take_relay(rest)
+        && let Some((mapping, rest)) = rest.split_first()
+        && let Some((mapped, _)) = take_endpoint(rest)
+    {
+        at.backup_relay = backup;
+        at.mapping = Mapping::of_code(*mapping);
+        at.mapped = mapped.filter(|e| e.0.is_ipv4());
+    }
+    Some(Content::Candidates(at))
+}
+
+fn take_relay(bytes: &[u8]) -> Option<(Option<RelayId>, &[u8])> {
+    let (head, rest) = bytes.split_first_chunk::<5>()?;
+    let relay = RelayId(u32::from_le_bytes([head[1], head[2], head[3], head[4]]));
+    Some(((head[0] == 1).then_some(relay), rest))
 }
 
 fn take_endpoint(bytes: &[u8]) -> Option<(Option<Endpoint>, &[u8])> {

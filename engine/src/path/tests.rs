@@ -57,7 +57,7 @@ fn a_faster_path_is_taken_only_if_it_is_faster_by_more_than_noise() {
 #[test]
 fn silence_makes_a_path_doubtful_then_dead_and_the_relay_takes_over() {
     let (mut p, t) = (paths(), start());
-    p.set_relay(Some(RelayId(1)));
+    p.set_relay(Some(RelayId(1)), None);
     prove(&mut p, 1, ms(20), t);
     let relay = p.over_relay();
     let mut now = t + ms(100);
@@ -87,7 +87,7 @@ fn silence_makes_a_path_doubtful_then_dead_and_the_relay_takes_over() {
 #[test]
 fn one_way_traffic_with_answered_pings_is_never_in_doubt() {
     let (mut p, t) = (paths(), start());
-    p.set_relay(Some(RelayId(1)));
+    p.set_relay(Some(RelayId(1)), None);
     prove(&mut p, 1, ms(20), t);
     let mut now = t + ms(100);
     let mut pings = 0u32;
@@ -163,7 +163,7 @@ fn a_silent_candidate_is_left_alone_after_its_tries() {
 #[test]
 fn an_idle_path_asks_for_nothing_and_is_doubted_before_it_is_used_again() {
     let (mut p, t) = (paths(), start());
-    p.set_relay(Some(RelayId(1)));
+    p.set_relay(Some(RelayId(1)), None);
     prove(&mut p, 1, ms(20), t);
     let used = Activity { sent: Some(t), received: Some(t), received_direct: Some(t), heard: Some(t) };
     let later = t + ms(20) + RECENT;

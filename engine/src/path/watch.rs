@@ -78,7 +78,7 @@ impl Paths {
             }
             _ if last >= RECENT => None,
             Way::Direct { .. } if last < BUSY || self.waiting.is_some() => Some(LOOK_BUSY),
-            Way::Relay if self.lost.is_some() => Some(DOUBT_AFTER),
+            Way::Relay if self.lost.is_some() || last < BUSY => Some(DOUBT_AFTER),
             Way::Direct { .. } | Way::Relay => Some(LOOK_RECENT),
         };
         let own = own.map(|wait| now + wait);

@@ -21,7 +21,7 @@ struct Bench {
 
 fn bench() -> Bench {
     let (mut stun, t) = (Stun::default(), start());
-    stun.set_relay(RelayId(1), &[endpoint("192.0.2.1:3478")], t);
+    stun.set_relay(RelayId(1), &[endpoint("192.0.2.1:3478")], 0, t);
     Bench { stun, entropy: Entropy::new([1; 32]), t }
 }
 
@@ -63,9 +63,28 @@ fn a_relay_that_moved_or_left_is_forgotten() {
     let Bench { mut stun, mut entropy, t } = bench();
     let asked = stun.poll(&mut entropy, t);
     stun.handle(asked[0].0, &answer(&asked[0].1, endpoint("203.0.113.5:9")), t);
-    stun.set_relay(RelayId(1), &[endpoint("192.0.2.7:3478")], t);
+    stun.set_relay(RelayId(1), &[endpoint("192.0.2.7:3478")], 0, t);
     assert!(stun.mapped().is_empty());
     assert_eq!(stun.servers(), [endpoint("192.0.2.7:3478")]);
     stun.retain(|_| false);
     assert!(stun.servers().is_empty() && stun.next().is_none());
+}
+
+#[test]
+fn two_ports_of_one_relay_tell_a_symmetric_nat_from_an_ordinary_one() {
+    for (second_sees, mapping) in
+        [("203.0.113.5:9", Mapping::Independent), ("203.0.113.5:10", Mapping::Dependent)]
+    {
+        let (mut stun, mut entropy, t) = (Stun::default(), Entropy::new([1; 32]), start());
+        stun.set_relay(RelayId(1), &[endpoint("192.0.2.1:3478")], 3479, t);
+        let asked = stun.poll(&mut entropy, t);
+        assert_eq!(asked.len(), 2);
+        for (server, request) in asked {
+            let seen = if server.0.port() == 3478 { "203.0.113.5:9" } else { second_sees };
+            stun.handle(server, &answer(&request, endpoint(seen)), t + Duration::from_millis(9));
+        }
+        assert_eq!(stun.mapping(false), mapping);
+        assert_eq!(stun.mapping(true), Mapping::Unknown);
+        assert_eq!(stun.mapped(), [endpoint("203.0.113.5:9")], "the second port tells nothing else");
+    }
 }

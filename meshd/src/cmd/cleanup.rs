@@ -5,6 +5,7 @@ use super::{Globals, print_json};
 use crate::cli::Cleanup;
 use crate::client;
 use crate::output::CliError;
+use meshd_node::DaemonConfig;
 use std::process::ExitCode;
 
 pub(crate) fn run(globals: &Globals, args: &Cleanup) -> anyhow::Result<ExitCode> {
@@ -14,6 +15,10 @@ pub(crate) fn run(globals: &Globals, args: &Cleanup) -> anyhow::Result<ExitCode>
             "use `meshd down`",
         )
         .into());
+    }
+    // A file that cannot be read is the daemon's trouble: the host is put back all the same.
+    if let Ok(config) = DaemonConfig::load(&args.config) {
+        meshd_node::steps::watch(config.stop_file);
     }
     meshd_node::cleanup(&args.state_dir)?;
     if globals.json {

@@ -18,11 +18,14 @@ use zeroize::Zeroizing;
 const KEEPALIVE: u32 = 25;
 
 pub(crate) fn run(globals: &Globals, what: &Export) -> anyhow::Result<ExitCode> {
-    let Export::WgQuick { name, no_qr } = what;
-    let mut seed = Zeroizing::new([0; 32]);
-    getrandom::fill(&mut *seed).map_err(|e| anyhow::anyhow!("no entropy from the kernel: {e}"))?;
-    let secret = NodeSecret::from_bytes(*seed);
-    let ask = Ask::CreateDevice(Device { name: name.clone(), public_key: secret.public().to_string() });
+    let Export::WgQuick { name, no_qr, preshared_key } = what;
+    let secret = NodeSecret::from_bytes(*random()?);
+    let preshared = if *preshared_key { Some(random()?) } else { None };
+    let ask = Ask::CreateDevice(Device {
+        name: name.clone(),
+        public_key: secret.public().to_string(),
+        preshared_key: preshared.as_ref().map(|key| key.to_vec()),
+    });
     let mut answers = client::ask(&globals.socket, ask)?.with_timeout(Duration::from_secs(15));
     let mut config = None;
     while let Some(tell) = answers.next()? {
@@ -33,7 +36,8 @@ pub(crate) fn run(globals: &Globals, what: &Export) -> anyhow::Result<ExitCode> 
     }
     let config = config.ok_or_else(|| CliError::new("the daemon gave no configuration", ""))?;
     let private = Zeroizing::new(secret.to_base64());
-    let text = Zeroizing::new(wg_quick(&config, &private));
+    let preshared = preshared.map(|key| Zeroizing::new(NodeSecret::from_bytes(*key).to_base64()));
+    let text = Zeroizing::new(wg_quick(&config, &private, preshared.as_ref().map_or("", |key| key)));
     if globals.json {
         print_json(&serde_json::json!({ "name": name, "config": *text, "device": config }))?;
         return Ok(ExitCode::SUCCESS);
@@ -48,7 +52,13 @@ pub(crate) fn run(globals: &Globals, what: &Export) -> anyhow::Result<ExitCode> 
     Ok(ExitCode::SUCCESS)
 }
 
-fn wg_quick(config: &DeviceConfig, private_key: &str) -> String {
+fn random() -> anyhow::Result<Zeroizing<[u8; 32]>> {
+    let mut bytes = Zeroizing::new([0; 32]);
+    getrandom::fill(&mut *bytes).map_err(|e| anyhow::anyhow!("no entropy from the kernel: {e}"))?;
+    Ok(bytes)
+}
+
+fn wg_quick(config: &DeviceConfig, private_key: &str, preshared_key: &str) -> String {
     let mut text = String::new();
     let mut line = |key: &str, value: &str| {
         if !value.is_empty() {
@@ -63,6 +73,7 @@ fn wg_quick(config: &DeviceConfig, private_key: &str) -> String {
     line("Address", &config.addresses.join(", "));
     line("DNS", &dns.join(", "));
     line("\n[Peer]\nPublicKey", &config.peer_key);
+    line("PresharedKey", preshared_key);
     line("AllowedIPs", &config.allowed_ips.join(", "));
     line("Endpoint", &config.endpoint);
     line("PersistentKeepalive", &KEEPALIVE.to_string());
@@ -90,7 +101,9 @@ mod tests {
             dns: vec!["100.71.0.53".into()],
             search: "home.internal".into(),
         };
-        insta::assert_snapshot!(wg_quick(&config, "SECRET="));
-        assert!(qr(&wg_quick(&config, "SECRET=")).unwrap().lines().count() > 20);
+        insta::assert_snapshot!(wg_quick(&config, "SECRET=", ""));
+        let shared = wg_quick(&config, "SECRET=", "SHARED=");
+        assert!(shared.contains("[Peer]\nPublicKey = PEERKEY=\nPresharedKey = SHARED=\n"), "{shared}");
+        assert!(qr(&shared).unwrap().lines().count() > 20);
     }
 }

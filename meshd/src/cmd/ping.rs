@@ -1,4 +1,4 @@
-//! `meshd ping NODE`: says path and round-trip time.
+//! `meshd ping NODE`: says path and round-trip time; with `--until-direct` it goes on until it is direct.
 
 use super::{Globals, print_json};
 use crate::cli::Ping;
@@ -8,10 +8,15 @@ use meshd_proto::localapi::{self, Ask, Pong, Tell};
 use std::process::ExitCode;
 use std::time::Duration;
 
+/// How often `--until-direct` asks at least.
+const UNTIL_DIRECT: u32 = 20;
+
 pub(crate) fn run(globals: &Globals, args: &Ping) -> anyhow::Result<ExitCode> {
     let mut answered = 0;
     let mut all = Vec::new();
-    for n in 0..args.count {
+    let count = if args.until_direct { args.count.max(UNTIL_DIRECT) } else { args.count };
+    let mut direct = false;
+    for n in 0..count {
         if n > 0 {
             std::thread::sleep(Duration::from_millis(500));
         }
@@ -20,7 +25,11 @@ pub(crate) fn run(globals: &Globals, args: &Ping) -> anyhow::Result<ExitCode> {
         if !globals.json {
             println!("{}", line(&pong));
         }
+        direct = pong.answered && pong.path == "direct";
         all.push(pong);
+        if args.until_direct && direct {
+            break;
+        }
     }
     if globals.json {
         print_json(&all)?;
@@ -28,6 +37,10 @@ pub(crate) fn run(globals: &Globals, args: &Ping) -> anyhow::Result<ExitCode> {
     if answered == 0 {
         let hint = format!("see why with `meshd status`; is `{}` online and allowed by policy?", args.target);
         return Err(CliError::new(format!("no answer from {}", args.target), hint).into());
+    }
+    if args.until_direct && !direct {
+        let hint = "`meshd netcheck` on both nodes says what their NATs allow";
+        return Err(CliError::new(format!("no direct path to {} so far", args.target), hint).into());
     }
     Ok(ExitCode::SUCCESS)
 }

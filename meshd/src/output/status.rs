@@ -13,7 +13,13 @@ pub(crate) fn status(status: &Status, style: Style) -> String {
     if let Some(c) = &status.coordinator {
         let _ = writeln!(out, "  coordinator  {}", coordinator(c, style));
     }
-    if let Some(dns) = &status.dns {
+    if let Some(userspace) = &status.userspace {
+        let parts: Vec<&str> =
+            userspace.proxies.iter().chain(&userspace.forwards).map(String::as_str).collect();
+        let serves = if parts.is_empty() { "no proxy, no forward".to_owned() } else { parts.join("  ") };
+        let _ = writeln!(out, "  userspace    {serves} ({} connections)", userspace.connections);
+    }
+    if let Some(dns) = status.dns.as_ref().filter(|_| status.userspace.is_none()) {
         let state = if dns.problem.is_empty() {
             format!("names of {} by {} ({})", dns.domain, dns.resolver, dns.mode)
         } else {

@@ -1,5 +1,7 @@
 use super::*;
-use meshd_proto::localapi::{CoordinatorStatus, DnsStatus, PeerStatus, Problem, SelfStatus, Status};
+use meshd_proto::localapi::{
+    CoordinatorStatus, Counter, DnsStatus, NameAnswer, PeerStatus, Problem, SelfStatus, SplitStatus, Status,
+};
 
 fn sample() -> Status {
     Status {
@@ -83,4 +85,39 @@ fn an_error_carries_its_hint_and_exit_status() {
     let error = anyhow::Error::new(CliError { message: "no root".into(), hint: "use sudo".into(), code: 77 });
     assert_eq!(failure(&error, Style::Plain), "error: no root\nhint:  use sudo\n");
     assert_eq!(exit_code(&error), 77);
+}
+
+#[test]
+fn names_say_where_they_come_from() {
+    let answer = NameAnswer {
+        steps: vec![
+            "wiki.home.internal. is an alias of www.example. in the mesh's zone home.internal.".into(),
+            "www.example. is not ours: the host's own resolvers are asked".into(),
+        ],
+        code: "No Error".into(),
+        authoritative: false,
+        records: vec!["www.example. 60 IN A 203.0.113.1".into()],
+        why: String::new(),
+        took_us: 1500,
+    };
+    insta::assert_snapshot!(names::explained(&answer, "1.5 ms"));
+    let refused = NameAnswer {
+        records: vec![],
+        why: "no upstream resolver answered".into(),
+        code: "SERVFAIL".into(),
+        ..answer
+    };
+    assert_eq!(names::answer(&refused), "no such record: SERVFAIL: no upstream resolver answered\n");
+    let dns = DnsStatus {
+        mode: "resolv.conf".into(),
+        resolver: "100.71.0.53".into(),
+        domain: "home.internal".into(),
+        upstreams: vec!["192.168.1.1:53".into()],
+        split: vec![SplitStatus { domain: "corp.example".into(), resolvers: vec!["10.0.0.1:53".into()] }],
+        counters: vec![Counter { name: "from the mesh".into(), count: 3 }],
+        cached_replies: 12,
+        cached_bytes: 4096,
+        ..DnsStatus::default()
+    };
+    insta::assert_snapshot!(names::status(&dns));
 }

@@ -1,6 +1,6 @@
 //! One session: hello, map updates, hints, calls, keepalives, until it ends.
 
-use super::dial::Connection;
+use super::dial::{Connection, dial};
 use super::{Backoff, Command, ControlClient, ControlEvent, Ended, SessionEnd};
 use crate::clock;
 use meshd_proto::channel::{ChannelError, Opener, Sealer, prove_possession};
@@ -9,10 +9,11 @@ use meshd_proto::netmap::{ApplyError, MapUpdate};
 use meshd_proto::permit::SignedPermit;
 use meshd_proto::token::CoordinatorKeys;
 use meshd_proto::{DecodeError, NodeId};
+use meshd_relay::stream::push_out;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::time::{sleep_until, timeout};
+use tokio::io::AsyncReadExt as _;
+use tokio::time::sleep_until;
 use zeroize::Zeroizing;
 
 /// A coordinator that says nothing for so long is dead (it speaks every 20 s).
@@ -21,8 +22,8 @@ const SILENCE_LIMIT: Duration = Duration::from_secs(45);
 const WELCOME_LIMIT: Duration = Duration::from_secs(30);
 /// Interest is renewed this often; the coordinator forgets it after five minutes.
 const RENEW_INTEREST: Duration = Duration::from_secs(120);
-/// A goodbye that cannot be written by then is not sent.
-const FAREWELL_LIMIT: Duration = Duration::from_secs(2);
+/// A goodbye must be confirmed by then.
+pub(super) const LEAVE_LIMIT: Duration = Duration::from_secs(5);
 /// Bytes read at once.
 const READ_BYTES: usize = 32 * 1024;
 /// With more than this waiting to be written, commands wait.
@@ -51,12 +52,13 @@ impl ControlClient {
     /// Dials and holds one session until it ends.
     pub(super) async fn one_session(&mut self, backoff: &mut Backoff) -> SessionEnd {
         let addresses = self.addresses();
-        let connection = match self.dialer.dial(&addresses, &self.config).await {
+        let connection = match dial(&mut self.dialer, &addresses, &self.config).await {
             Ok(connection) => connection,
             Err(e) => return SessionEnd::Lost(e.to_string()),
         };
         match self.hold(connection, backoff).await {
             Ok(end) => end,
+            Err(_) if self.leaving => SessionEnd::Final(self.left(false).await),
             Err(e) => SessionEnd::Lost(e),
         }
     }
@@ -81,7 +83,8 @@ impl ControlClient {
         };
         wire.send(&ToCoordinator::Hello(Box::new(self.hello(proof)))).map_err(|e| e.to_string())?;
 
-        let (mut reader, mut writer) = stream.into_split();
+        let (mut reader, mut writer) = tokio::io::split(stream);
+        let mut unflushed = false;
         let mut buffer = vec![0; READ_BYTES];
         let mut deadline = clock::timer_now() + WELCOME_LIMIT;
         let mut renew = tokio::time::interval_at(clock::timer_now() + RENEW_INTEREST, RENEW_INTEREST);
@@ -100,11 +103,14 @@ impl ControlClient {
                     if n == 0 {
                         return Err("the coordinator closed the connection".to_owned());
                     }
-                    deadline = clock::timer_now() + SILENCE_LIMIT;
+                    if !self.leaving {
+                        deadline = clock::timer_now() + SILENCE_LIMIT;
+                    }
                     frames.push(&buffer[..n]);
                 },
-                written = writer.write(&wire.out), if !wire.out.is_empty() => {
+                written = push_out(&mut writer, &wire.out), if unflushed || !wire.out.is_empty() => {
                     let n = written.map_err(|e| format!("the connection to the coordinator broke: {e}"))?;
+                    unflushed = !wire.out.is_empty();
                     wire.out.drain(..n);
                 },
                 command = self.commands.recv(), if wire.node.is_some() && wire.out.len() < WRITE_BACKLOG => {
@@ -113,10 +119,8 @@ impl ControlClient {
                         Some(Command::Reconnect) => return Ok(SessionEnd::Again),
                         Some(Command::Leave) => {
                             wire.send(&ToCoordinator::Leave).map_err(|e| e.to_string())?;
-                            let _ = timeout(FAREWELL_LIMIT, writer.write_all(&wire.out)).await;
-                            let _ = timeout(FAREWELL_LIMIT, writer.shutdown()).await;
-                            let _ = self.events.send(ControlEvent::Left).await;
-                            return Ok(SessionEnd::Final(Ended::Left));
+                            self.leaving = true;
+                            deadline = clock::timer_now() + LEAVE_LIMIT;
                         },
                         Some(command) => {
                             self.remember(&command);
@@ -209,6 +213,8 @@ impl ControlClient {
                     SessionEnd::Final(Ended::Refused(refusal))
                 }))
             }
+            // The coordinator's last word to one who leaves: the member is gone.
+            ToNode::Revoked { .. } if self.leaving => Ok(Some(SessionEnd::Final(self.left(true).await))),
             ToNode::Revoked { reason } => {
                 let _ = self.events.send(ControlEvent::Revoked { reason }).await;
                 Ok(Some(SessionEnd::Final(Ended::Revoked)))

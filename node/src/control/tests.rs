@@ -13,7 +13,8 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 const NETWORK: NetworkId = NetworkId::from_bytes([1; 16]);
-const SOON: Duration = Duration::from_secs(10);
+/// Longer than every way to a wrong address takes to fail.
+const SOON: Duration = Duration::from_secs(30);
 
 fn coordinator() -> (CoordinatorSecret, CoordinatorKeys) {
     let secret = CoordinatorSecret::from_bytes([2; 32]);
@@ -40,6 +41,8 @@ fn config(address: String, trust: Trust) -> ControlConfig {
         },
         map: None,
         fwmark: None,
+        names: OutsideNames::of_host(),
+        proxy: None,
     }
 }
 

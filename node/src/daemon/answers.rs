@@ -1,14 +1,16 @@
 //! Answers to the questions of the local API.
 
+use super::waiting::Waiting;
 use super::{Daemon, Hindrance, Join, status};
 use crate::clock;
 use crate::control::Command;
 use crate::local_api::Question;
 use crate::mesh::MeshCommand;
-use meshd_engine::Via;
+use meshd_engine::{Preshared, Via};
 use meshd_proto::control::{Answer, Call};
 use meshd_proto::localapi::{
-    Ask, Device, DeviceConfig, Empty, Failure, Logs, Ping, Pong, Response, Settings as Patch, Tell, Up,
+    Ask, Device, DeviceConfig, Empty, Failure, Logs, NameAnswer, NameQuestion, Ping, Pong, Response,
+    Settings as Patch, Tell, Up,
 };
 use meshd_proto::netmap::{Peer, PeerKind};
 use meshd_proto::token::JoinToken;
@@ -24,11 +26,19 @@ const MAX_PING: Duration = Duration::from_secs(60);
 /// Most log lines at once.
 const MAX_LOG_LINES: usize = 2000;
 
+/// How long a node that leaves waits for the coordinator's word.
+const LEAVE_LIMIT: Duration = Duration::from_secs(8);
+
 type Answers = mpsc::Sender<Response>;
 
 impl Daemon {
     pub(super) async fn answer(&mut self, question: Question) {
         let Question { ask, answers } = question;
+        if self.leaving.is_some() && matches!(ask, Ask::Up(_) | Ask::Down(_) | Ask::Set(_)) {
+            let busy = Failure::new("this node is leaving its mesh", "try again in a few seconds");
+            let _ = answers.try_send(Response::last(Tell::Failed(busy)));
+            return;
+        }
         let response = match ask {
             Ask::Status(_) => Response::last(Tell::Status(Box::new(self.status().await))),
             Ask::Up(up) => match self.up(up, &answers).await {
@@ -49,10 +59,29 @@ impl Daemon {
                 Ok(()) => return,
                 Err(failure) => Response::last(Tell::Failed(failure)),
             },
-            Ask::Logout(_) => self.logout().await,
+            Ask::Name(question) => {
+                self.explain_name(question, answers);
+                return;
+            }
+            Ask::Logout(_) => {
+                self.logout(answers).await;
+                return;
+            }
+            Ask::Netcheck(_) => match self.netcheck(&answers) {
+                Ok(()) => return,
+                Err(failure) => Response::last(Tell::Failed(failure)),
+            },
+            Ask::PathHistory(query) => match self.path_history(&query, &answers) {
+                Ok(()) => return,
+                Err(failure) => Response::last(Tell::Failed(failure)),
+            },
+            Ask::Drain(drain) => match self.drain(drain) {
+                Ok(()) => Response::last(Tell::Done(Empty {})),
+                Err(failure) => Response::last(Tell::Failed(failure)),
+            },
         };
         // A client that hung up needs no answer.
-        let _ = answers.send(response).await;
+        let _ = answers.try_send(response);
     }
 
     async fn up(&mut self, up: Up, answers: &Answers) -> Result<(), Failure> {
@@ -84,7 +113,7 @@ impl Daemon {
         if join.is_none() && self.running.is_some() {
             self.apply_settings().await;
         }
-        self.waiting.push(answers.clone());
+        self.waiting.add(answers.clone());
         self.bring_up(join).await;
         self.node_is_up().await;
         Ok(())
@@ -101,11 +130,21 @@ impl Daemon {
                 !r.link.connected || self.intent.settings.advertise_routes.iter().all(known)
             })
         });
-        if up && offered && self.names.is_settled() && !self.waiting.is_empty() {
-            let status = self.status().await;
-            self.tell_waiting(&Response::last(Tell::Status(Box::new(status)))).await;
-            self.waiting.clear();
+        let looked_at = self.running.as_ref().is_some_and(|r| !r.trouble.scan.is_awaited());
+        if !(up && offered && looked_at && self.names.is_settled()) || self.waiting.is_empty() {
+            return;
         }
+        if let Some(why) = &self.unstored {
+            let failure = Failure::new(
+                format!("this node is in the mesh, but could not write that down: {why}"),
+                "a restart would forget it: make room on the disk, or let meshd write there; \
+                 it tries again by itself, and `meshd status` shows when it is done",
+            );
+            self.waiting.fail(&failure);
+            return;
+        }
+        let status = self.status().await;
+        self.waiting.tell(&Response::last(Tell::Status(Box::new(status))));
     }
 
     async fn down(&mut self) -> Response {
@@ -114,25 +153,53 @@ impl Daemon {
             return Response::last(Tell::Failed(failure));
         }
         self.hindrance = Hindrance::None;
+        self.waiting
+            .fail(&Failure::new("the node was taken down before it was up", "bring it up: `meshd up`"));
         self.take_down().await;
         Response::last(Tell::Done(Empty {}))
     }
 
-    async fn logout(&mut self) -> Response {
-        if let Some(running) = &self.running {
-            running.tell_control(Command::Leave).await;
-            // Time for the farewell to leave; the coordinator forgets an absent node anyway when told to.
-            tokio::time::sleep(Duration::from_millis(500)).await;
+    /// Tells the coordinator, waits for its word, but not for ever; then [`Daemon::left`].
+    async fn logout(&mut self, answers: Answers) {
+        if let Some((waiting, _)) = &mut self.leaving {
+            waiting.add(answers);
+            return;
         }
+        let mut waiting = Waiting::default();
+        waiting.add(answers);
+        self.leaving = Some((waiting, clock::timer_now() + LEAVE_LIMIT));
+        let asked = match &self.running {
+            Some(running) => running.tell_control(Command::Leave).await,
+            None => false,
+        };
+        if !asked {
+            self.left(false).await;
+        }
+    }
+
+    /// The farewell is over: forgets mesh and keys, and says so. `told`: the coordinator knows.
+    pub(super) async fn left(&mut self, told: bool) {
+        let Some((mut waiting, _)) = self.leaving.take() else { return };
+        // One that the coordinator put out, and one that never was in, has nobody to tell.
+        let told = told || self.membership.is_none() || matches!(self.hindrance, Hindrance::Revoked(_));
+        let name = self.running.as_ref().and_then(|r| r.map.me.as_ref()).map(|me| me.name.to_string());
         let response = self.down().await;
         let forgotten = self.state.forget().and_then(|()| self.state.identity(super::new_identity));
         match forgotten {
             Ok(identity) => {
                 self.identity = identity;
                 self.membership = None;
-                response
+                self.unstored = None;
+                if !told {
+                    let name = name.unwrap_or_else(|| "NAME".to_owned());
+                    waiting.tell(&Response::more(Tell::Progress(format!(
+                        "the coordinator could not be told: there this node is still a member, \
+                         until an admin says `meshd-coordinator nodes remove {name}`"
+                    ))));
+                }
+                waiting.tell(&response);
             }
-            Err(error) => Response::last(Tell::Failed(Failure::new(error.to_string(), ""))),
+            Err(error) => waiting.fail(&Failure::new(error.to_string(), "")),
         }
     }
 
@@ -144,6 +211,10 @@ impl Daemon {
             return Response::last(Tell::Failed(failure));
         }
         self.apply_settings().await;
+        if self.running.is_none() {
+            // An exit that was chosen, or is no longer, shuts and opens the door all the same.
+            self.leave_host().await;
+        }
         Response::last(Tell::Status(Box::new(self.status().await)))
     }
 
@@ -187,7 +258,11 @@ impl Daemon {
             if mesh.send(command).await.is_err() {
                 return;
             }
-            let pong = result.await.ok().flatten();
+            let pong = tokio::select! {
+                pong = result => pong.ok().flatten(),
+                // Nobody is there to hear it; with its receiver the ping ends.
+                () = answers.closed() => return,
+            };
             let (path, via) = pong.map_or(("none", String::new()), |p| match p.via {
                 Via::Udp(endpoint) => ("direct", endpoint.to_string()),
                 Via::Relay { relay, .. } => ("relay", status::relay_name(&map, relay)),
@@ -203,6 +278,24 @@ impl Daemon {
             let _ = answers.send(Response::last(Tell::Pong(pong))).await;
         });
         Ok(())
+    }
+
+    fn explain_name(&mut self, question: NameQuestion, answers: Answers) {
+        let names = self.names.answering();
+        self.answers.spawn(async move {
+            let tell = match names.query(&question.name, &question.kind).await {
+                Ok(queried) => Tell::Named(NameAnswer {
+                    steps: queried.steps,
+                    code: queried.code,
+                    authoritative: queried.authoritative,
+                    records: queried.records,
+                    why: queried.why,
+                    took_us: u64::try_from(queried.took.as_micros()).unwrap_or(u64::MAX),
+                }),
+                Err(error) => Tell::Failed(Failure { exit_code: 2, ..Failure::new(error.to_string(), "") }),
+            };
+            let _ = answers.send(Response::last(tell)).await;
+        });
     }
 
     fn logs(&mut self, logs: Logs, answers: Answers) {
@@ -246,13 +339,24 @@ impl Daemon {
         let running = self.running.as_mut().filter(|r| r.link.connected).ok_or_else(|| {
             Failure::new("a device is joined by the coordinator, which is away", "try again later")
         })?;
+        if let Some(secret) = &device.preshared_key {
+            let secret =
+                secret.as_slice().try_into().map_err(|_| bad("a preshared key has 32 bytes".into()))?;
+            let failed = |e: crate::state::StateError| Failure::new(e.to_string(), "nothing was changed");
+            let mut all = self.state.preshared().map_err(failed)?;
+            // Those of devices that are gone go with the next one.
+            all.retain(|known, _| running.map.peers.values().any(|p| p.key == *known));
+            all.insert(key, Preshared(secret));
+            self.state.set_preshared(&all).map_err(failed)?;
+            running.tell_mesh(MeshCommand::Preshared(all)).await;
+        }
         let id = running.calls.add(answers.clone());
         running.tell_control(Command::Call { id, call: Call::CreateDevice { name, key } }).await;
         Ok(())
     }
 
     /// The coordinator answered a call.
-    pub(super) async fn call_answered(&mut self, id: u64, answer: Answer) {
+    pub(super) fn call_answered(&mut self, id: u64, answer: Answer) {
         let Some(running) = &mut self.running else { return };
         let Some(client) = running.calls.take(id) else { return };
         let tell = match answer {
@@ -263,7 +367,7 @@ impl Daemon {
                 Tell::Device(device_config(running, &self.identity.node.public(), addresses))
             }
         };
-        let _ = client.send(Response::last(tell)).await;
+        let _ = client.try_send(Response::last(tell));
     }
 }
 
@@ -286,7 +390,7 @@ fn device_config(running: &super::Running, own_key: &NodeKey, addresses: Vec<Str
     DeviceConfig {
         addresses,
         peer_key: own_key.to_string(),
-        endpoint: outside_endpoint(&running.endpoints).map(ToString::to_string).unwrap_or_default(),
+        endpoint: outside_endpoint(&running.place.endpoints).map(ToString::to_string).unwrap_or_default(),
         allowed_ips: allowed,
         dns: me.map(|m| m.prefixes.resolver().v4.to_string()).into_iter().collect(),
         search: map.dns.config.as_ref().map(|c| c.domain.to_string()).unwrap_or_default(),
@@ -305,7 +409,7 @@ fn outside_endpoint(endpoints: &[Endpoint]) -> Option<&Endpoint> {
 }
 
 /// A peer by name, full name or mesh address.
-fn find_peer<'m>(map: &'m NetworkMap, target: &str) -> Result<&'m Peer, Failure> {
+pub(super) fn find_peer<'m>(map: &'m NetworkMap, target: &str) -> Result<&'m Peer, Failure> {
     let domain = map.dns.config.as_ref().map(|c| format!(".{}", c.domain)).unwrap_or_default();
     let name = target.strip_suffix('.').unwrap_or(target);
     let short = name.strip_suffix(&domain).unwrap_or(name);

@@ -1,22 +1,32 @@
 //! From a map and settings to the host: engine settings, addresses, routes, firewall, names.
 
 use super::running::offer;
+use super::scan::Request;
 use super::{Daemon, Hindrance};
 use crate::clock;
 use crate::control::{Command, ControlEvent};
 use crate::mesh::{MeshCommand, MeshEvent};
 use crate::os::links::Changed;
-use crate::os::{Desired, ExitChoice, HostSettings, conflicts, links};
+use crate::os::{AppliedReport, Desired, ExitChoice, HostSettings, OsError, links};
 use crate::settings::Settings;
 use meshd_proto::control::RefusalCode;
-use meshd_proto::localapi::{Failure, Problem, Response, Tell};
-use meshd_proto::{NetworkMap, NodeId, Prefix, UnixSeconds};
+use meshd_proto::localapi::{Failure, Problem};
+use meshd_proto::{NetworkMap, NodeId, UnixSeconds};
 use std::sync::Arc;
 
 /// A clock that is further off than this is worth telling, in seconds.
 const CLOCK_TOLERANCE: i64 = 300;
 /// How often a confirmation of an unchanged map is written, in seconds.
 const CONFIRMED_ON_DISK: u64 = 3600;
+
+/// Whether to read all firewalls' rules as well, which is done beside.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Look {
+    No,
+    Soon,
+    /// And `up` tells what was found.
+    BeforeUp,
+}
 
 impl Daemon {
     pub(super) async fn control_event(&mut self, event: ControlEvent) {
@@ -32,13 +42,11 @@ impl Daemon {
                 let membership = running.membership.clone();
                 self.coordinator_time(time);
                 if self.membership.as_ref() != Some(&membership) {
-                    if let Err(error) = self.state.set_membership(&membership) {
-                        tracing::error!(%error, "the membership could not be stored");
-                    }
                     self.membership = Some(membership);
+                    self.store_membership();
                 }
                 self.map_confirmed();
-                self.progress("connected to the coordinator").await;
+                self.progress("connected to the coordinator");
                 if let Some(running) = &mut self.running {
                     // Its address may be new, and so may be that of the relay inside it.
                     running.resolve_relays(true);
@@ -48,18 +56,19 @@ impl Daemon {
                 }
             }
             ControlEvent::Map(map) => {
-                if let Err(error) = self.state.set_map(&map, clock::wall()) {
-                    tracing::error!(%error, "the map could not be stored: a restart would need the coordinator");
-                }
+                running.lease.keep.changed(&running.map, &map, clock::timer_now());
                 running.map = map;
                 running.lease.confirmed = clock::wall();
-                running.lease.confirmed_on_disk = running.lease.confirmed;
                 running.lease.lapsed = false;
+                let at_once = running.lease.keep.due().is_some_and(|due| due <= clock::timer_now());
+                if at_once {
+                    self.store_map();
+                }
                 self.apply_map().await;
             }
             ControlEvent::Hints(hints) => running.tell_mesh(MeshCommand::Hints(hints)).await,
             ControlEvent::Permit(permit) => running.tell_mesh(MeshCommand::Permit(permit)).await,
-            ControlEvent::Reply { id, answer } => self.call_answered(id, answer).await,
+            ControlEvent::Reply { id, answer } => self.call_answered(id, answer),
             ControlEvent::Alive(time) => {
                 self.map_confirmed();
                 self.coordinator_time(time);
@@ -68,7 +77,7 @@ impl Daemon {
                 running.link.connected = false;
                 running.link.reason = refusal.message.clone();
                 if refusal.code.is_temporary() {
-                    self.progress(&format!("{}: {}", refusal.message, refusal.hint)).await;
+                    self.progress(&format!("{}: {}", refusal.message, refusal.hint));
                     return;
                 }
                 tracing::warn!(message = %refusal.message, hint = %refusal.hint, "refused by the coordinator");
@@ -87,7 +96,7 @@ impl Daemon {
                 let hint = "join again with a new token: `meshd up mesh_…`";
                 self.end_for_good(&Failure::new(format!("this node was removed: {reason}"), hint)).await;
             }
-            ControlEvent::Left => {}
+            ControlEvent::Left { confirmed } => self.left(confirmed).await,
             ControlEvent::Disconnected { why, retry_in } => {
                 if running.link.connected {
                     tracing::warn!(%why, ?retry_in, "the coordinator is away; links go on");
@@ -99,11 +108,8 @@ impl Daemon {
                     format!("the connection to the coordinator was lost: {why}"),
                     "`meshd status` says when it is back; then try again",
                 );
-                for client in running.calls.take_all() {
-                    // A client that does not read its answers is its own loss: the daemon goes on.
-                    let _ = client.try_send(Response::last(Tell::Failed(lost.clone())));
-                }
-                self.progress(&format!("no connection to the coordinator yet: {why}")).await;
+                running.calls.fail_all(&lost);
+                self.progress(&format!("no connection to the coordinator yet: {why}"));
             }
         }
     }
@@ -112,13 +118,13 @@ impl Daemon {
         let Some(running) = &mut self.running else { return };
         match event {
             MeshEvent::Endpoints { endpoints, home_relay } => {
-                running.endpoints = endpoints.clone();
+                running.place.endpoints = endpoints.clone();
                 running.tell_control(Command::Endpoints { endpoints, home_relay }).await;
             }
-            MeshEvent::Interest(nodes) => running.tell_control(Command::Interest(nodes)).await,
+            MeshEvent::Interest(nodes) => drop(running.tell_control(Command::Interest(nodes)).await),
             MeshEvent::PeerChanged(peer) => {
                 if exit_node(&self.intent.settings, &running.map) == Some(peer) {
-                    self.apply_host(false).await;
+                    self.apply_host(Look::No).await;
                 }
             }
         }
@@ -127,15 +133,27 @@ impl Daemon {
     /// The host's links, routes or rules changed: tell the engine, put back what is ours.
     pub(super) async fn host_changed(&mut self, changed: Changed) {
         let Some(running) = &mut self.running else { return };
-        if (changed.links || changed.addresses || changed.routes) && running.tell_local_endpoints().await {
-            tracing::info!("the addresses of this host changed");
-            running.tell_mesh(MeshCommand::LinksChanged).await;
-            running.tell_control(Command::Reconnect).await;
-            running.resolve_relays(true);
+        if changed.links || changed.addresses || changed.routes {
+            let moved = running.tell_local_endpoints().await;
+            let elsewhere = running.plugged_elsewhere().await;
+            if moved || elsewhere {
+                tracing::info!(addresses = moved, "the networks of this host changed");
+                running.prove_everything().await;
+            }
         }
         if running.applied {
-            self.apply_host(changed.firewall).await;
+            self.apply_host(if changed.firewall { Look::Soon } else { Look::No }).await;
         }
+    }
+
+    /// The machine slept, perhaps in another network, perhaps past a lease.
+    pub(super) async fn resumed(&mut self, slept: std::time::Duration) {
+        let Some(running) = &mut self.running else { return };
+        tracing::info!(?slept, "this machine was suspended: all paths are proved again");
+        running.tell_local_endpoints().await;
+        running.plugged_elsewhere().await;
+        running.prove_everything().await;
+        self.housekeeping().await;
     }
 
     /// Puts map and settings in force, everywhere.
@@ -150,10 +168,11 @@ impl Daemon {
         running.tell_mesh(MeshCommand::Map(Arc::clone(&map))).await;
         if !running.applied {
             running.tell_local_endpoints().await;
+            running.plugged_elsewhere().await;
         }
         running.resolve_relays(false);
-        let first = !running.applied;
-        self.apply_host(first).await;
+        let look = if running.applied { Look::No } else { Look::BeforeUp };
+        self.apply_host(look).await;
         self.node_is_up().await;
     }
 
@@ -162,12 +181,21 @@ impl Daemon {
         let Some(running) = &mut self.running else { return };
         running.tell_control(Command::Advertise(offer(&self.intent.settings))).await;
         if running.applied {
-            self.apply_host(true).await;
+            self.apply_host(Look::BeforeUp).await;
         }
     }
 
-    /// `look_for_conflicts`: read all firewalls' rules too, which costs more than the rest.
-    async fn apply_host(&mut self, look_for_conflicts: bool) {
+    /// What others do to the mesh on this host was looked at.
+    pub(super) async fn scanned(&mut self, found: Option<Vec<Problem>>) {
+        let Some(running) = &mut self.running else { return };
+        if let Some(found) = found {
+            warn_of_new(&found, &running.trouble.conflicts);
+            running.trouble.conflicts = found;
+        }
+        self.node_is_up().await;
+    }
+
+    async fn apply_host(&mut self, look: Look) {
         let Some(running) = &mut self.running else { return };
         let settings = &self.intent.settings;
         let connected = links::connected(&self.config.interface).await.unwrap_or_else(|error| {
@@ -203,8 +231,22 @@ impl Daemon {
             advertised: settings.advertise_routes.clone(),
         };
         running.tell_mesh(MeshCommand::Settings(engine_settings)).await;
+        running.around.offer.send_if_modified(|offer| {
+            let changed = offer.prefixes != settings.advertise_routes;
+            offer.prefixes.clone_from(&settings.advertise_routes);
+            changed
+        });
         let mut problems = Vec::new();
-        match self.host.apply(&desired).await {
+        if let (Some(service), Some(me)) = (&mut running.service, &running.map.me) {
+            service.set_self(me);
+            service.dialer().reach().close_outside(exit_is_missing(settings, exit));
+        }
+        let touches_host = running.service.is_none();
+        let set_up = match touches_host {
+            true => self.host.apply(&desired).await,
+            false => Ok(AppliedReport { changes: Vec::new(), overlaps: desired.overlaps.clone() }),
+        };
+        match set_up {
             Ok(report) => {
                 running.applied = true;
                 for change in &report.changes {
@@ -221,6 +263,11 @@ impl Daemon {
                     });
                 }
             }
+            Err(OsError::NoInterface(_)) => {
+                // It is made again once this is over, and all of this with it.
+                running.device_is_gone();
+                return;
+            }
             Err(error) => {
                 tracing::error!(%error, "the host could not be set up");
                 problems.push(Problem {
@@ -230,10 +277,12 @@ impl Daemon {
                 });
             }
         }
-        if look_for_conflicts {
-            running.conflicts = find_conflicts(&running.map, &host_settings, settings).await;
+        if look != Look::No
+            && touches_host
+            && let Some(request) = Request::new(&running.map, &host_settings, settings)
+        {
+            running.trouble.scan.start(request, look == Look::BeforeUp);
         }
-        problems.extend(running.conflicts.iter().cloned());
         if let (Some(name), None) = (&settings.exit_node, exit) {
             problems.push(Problem {
                 what: format!("the exit node `{name}` is not in the mesh"),
@@ -242,16 +291,24 @@ impl Daemon {
                 help: "see the names in `meshd status`, then `meshd set --exit-node NAME`".to_owned(),
             });
         }
-        for problem in problems.iter().filter(|p| !running.problems.contains(p)) {
-            tracing::warn!(why = %problem.why, help = %problem.help, "{}", problem.what);
-        }
-        running.problems = problems;
+        warn_of_new(&problems, &running.trouble.problems);
+        running.trouble.problems = problems;
         self.apply_dns();
     }
 
     /// What nothing announces: the lease of a stored map, and what other programs did to the host.
     pub(super) async fn housekeeping(&mut self) {
+        if self.unstored.is_some() {
+            self.store_membership();
+            if self.unstored.is_none() {
+                tracing::info!("the membership is on disk now");
+            }
+        }
         if self.running.is_none() {
+            // What it lacked may be there by now.
+            if self.intent.up && matches!(self.hindrance, Hindrance::Broken(_)) {
+                self.bring_up(None).await;
+            }
             return;
         }
         if self.lease_is_over() {
@@ -259,8 +316,17 @@ impl Daemon {
             return;
         }
         if self.running.as_ref().is_some_and(|r| r.applied) {
-            self.apply_host(true).await;
+            self.apply_host(Look::Soon).await;
         }
+    }
+
+    fn store_membership(&mut self) {
+        let Some(membership) = &self.membership else { return };
+        let stored = self.state.set_membership(membership);
+        self.unstored = stored.err().map(|error| {
+            tracing::error!(%error, "the membership could not be stored");
+            error.to_string()
+        });
     }
 
     /// The stored map is too old: nothing of it stays in force until the coordinator is back.
@@ -278,9 +344,7 @@ impl Daemon {
         running.tell_mesh(MeshCommand::Map(nothing)).await;
         // The host's DNS first: its resolver goes away with the addresses.
         self.names.take_down().await;
-        if let Err(error) = self.host.down().await {
-            tracing::error!(%error, "the host could not be restored");
-        }
+        self.leave_host().await;
     }
 
     /// The coordinator confirmed the map just now. On disk at most hourly: the lease counts from there
@@ -291,9 +355,29 @@ impl Daemon {
         if running.lease.confirmed.0 >= running.lease.confirmed_on_disk.0.saturating_add(CONFIRMED_ON_DISK)
             && running.map.me.is_some()
         {
-            running.lease.confirmed_on_disk = running.lease.confirmed;
-            if let Err(error) = self.state.set_map(&running.map, running.lease.confirmed) {
-                tracing::error!(%error, "the map could not be stored");
+            self.write_map();
+        }
+    }
+
+    /// Stores the map in force when it has something to be stored for.
+    pub(super) fn store_map(&mut self) {
+        if self.running.as_ref().is_some_and(|running| running.lease.keep.due().is_some()) {
+            self.write_map();
+        }
+    }
+
+    fn write_map(&mut self) {
+        let Some(running) = &mut self.running else { return };
+        let begun = clock::timer_now();
+        match self.state.set_map(&running.map, running.lease.confirmed) {
+            Ok(()) => {
+                let now = clock::timer_now();
+                running.lease.keep.stored(&running.map, now, now - begun);
+                running.lease.confirmed_on_disk = running.lease.confirmed;
+            }
+            Err(error) => {
+                tracing::error!(%error, "the map could not be stored: a restart would need the coordinator");
+                running.lease.keep.failed(clock::timer_now());
             }
         }
     }
@@ -313,15 +397,15 @@ impl Daemon {
         running.link.clock_offset = offset;
     }
 
-    async fn progress(&self, text: &str) {
-        self.tell_waiting(&Response::more(Tell::Progress(text.to_owned()))).await;
-    }
-
     async fn end_for_good(&mut self, failure: &Failure) {
-        self.tell_waiting(&Response::last(Tell::Failed(failure.clone()))).await;
-        self.waiting.clear();
+        self.waiting.fail(failure);
         self.take_down().await;
     }
+}
+
+/// Whether nothing may leave, since the chosen exit is not in the mesh.
+const fn exit_is_missing(settings: &Settings, exit: Option<NodeId>) -> bool {
+    settings.exit_node.is_some() && exit.is_none() && !settings.exit_fallback
 }
 
 /// The node that the user named as exit, if it is one.
@@ -334,26 +418,8 @@ pub(super) fn exit_node(settings: &Settings, map: &NetworkMap) -> Option<NodeId>
     Some(peer.id)
 }
 
-async fn find_conflicts(map: &NetworkMap, host: &HostSettings, settings: &Settings) -> Vec<Problem> {
-    let Some(me) = &map.me else { return Vec::new() };
-    let mut offered = settings.advertise_routes.clone();
-    if settings.advertise_exit_node {
-        offered.extend([Prefix::DEFAULT_V4, Prefix::DEFAULT_V6]);
-    }
-    let used = conflicts::MeshUse {
-        interface: &host.interface,
-        prefixes: &me.prefixes,
-        offered: &offered,
-        assisted: host.firewall_assist,
-    };
-    match conflicts::conflicts(&used).await {
-        Ok(list) => {
-            let problem = |c: conflicts::Conflict| Problem { what: c.what, why: c.why, help: c.help_command };
-            list.into_iter().map(problem).collect()
-        }
-        Err(error) => {
-            tracing::debug!(%error, "conflicts on this host cannot be looked for");
-            Vec::new()
-        }
+fn warn_of_new(problems: &[Problem], known: &[Problem]) {
+    for problem in problems.iter().filter(|p| !known.contains(p)) {
+        tracing::warn!(why = %problem.why, help = %problem.help, "{}", problem.what);
     }
 }

@@ -4,6 +4,7 @@ use super::Daemon;
 use crate::clock;
 use crate::host_dns::{self, DnsDesired, Handles, HostDns, HostDnsStatus, Place, Supervisor};
 use crate::os::FWMARK;
+use crate::outside_names::OutsideNames;
 use ipnet::IpNet;
 use meshd_dns::forward::Upstream;
 use meshd_dns::server::{Audience, DnsServer, Listener, Names};
@@ -31,6 +32,8 @@ pub(super) struct HostNames {
     exit_server: Option<DnsServer>,
     problem: String,
     desired: watch::Sender<Option<DnsDesired>>,
+    /// Whether the host's own way to resolve names leads to us, or is about to.
+    lent: watch::Sender<bool>,
     handles: Handles,
     /// The exit node whose resolver is asked instead of the host's.
     exit: Option<MeshAddrs>,
@@ -67,6 +70,7 @@ impl HostNames {
             exit_server: None,
             problem: String::new(),
             desired,
+            lent: watch::Sender::new(false),
             handles,
             exit: None,
             exit_missing: false,
@@ -76,6 +80,32 @@ impl HostNames {
         })
     }
 
+    /// Without the host: names for the node's own streams only. It never touches the host's DNS.
+    pub(super) fn apart() -> Self {
+        // Nobody ever changes these: `changed` then never returns.
+        let (_, status) = watch::channel(HostDnsStatus::Off);
+        let (_, previous) = watch::channel(Vec::new());
+        Self {
+            names: Arc::new(Names::default()),
+            server: None,
+            exit_server: None,
+            problem: String::new(),
+            desired: watch::channel(None).0,
+            lent: watch::Sender::new(false),
+            handles: Handles { status, previous },
+            exit: None,
+            exit_missing: false,
+            shutdown: CancellationToken::new(),
+            tasks: JoinSet::new(),
+            supervisor: None,
+        }
+    }
+
+    /// What answers names.
+    pub(super) fn names(&self) -> Arc<Names> {
+        Arc::clone(&self.names)
+    }
+
     /// Returns when the state of the host's DNS or its resolvers have changed.
     pub(super) async fn changed(&mut self) {
         tokio::select! {
@@ -83,7 +113,35 @@ impl HostNames {
             Ok(()) = self.handles.previous.changed() => {}
             else => std::future::pending().await,
         }
+        self.note_lease();
         self.set_upstreams();
+    }
+
+    /// What answers names on this host.
+    pub(super) fn answering(&self) -> Arc<Names> {
+        Arc::clone(&self.names)
+    }
+
+    /// Resolves names beside the mesh, for what must never ask us.
+    pub(super) fn outside(&self) -> OutsideNames {
+        if self.tasks.is_empty() {
+            // In userspace mode nothing of the host is lent, and no socket is marked.
+            return OutsideNames::of_host();
+        }
+        OutsideNames::beside(self.lent.subscribe(), self.handles.previous.clone(), Some(FWMARK))
+    }
+
+    /// Lent from the wish on until it was given back; never where another manager keeps its own.
+    fn note_lease(&self) {
+        let status = self.handles.status.borrow();
+        let lent = match &*status {
+            HostDnsStatus::NamesOnly { .. } => false,
+            HostDnsStatus::Off => self.desired.borrow().is_some(),
+            HostDnsStatus::Active { .. } | HostDnsStatus::Waiting { .. } | HostDnsStatus::Failed { .. } => {
+                true
+            }
+        };
+        self.lent.send_if_modified(|now| std::mem::replace(now, lent) != lent);
     }
 
     pub(super) fn set_map(&self, map: &NetworkMap) {
@@ -129,6 +187,7 @@ impl HostNames {
         if tokio::time::timeout(RELEASE_LIMIT, off).await.is_err() {
             tracing::error!("the host's DNS was not given back in time; `meshd cleanup` tries again");
         }
+        self.note_lease();
         for server in [self.server.take(), self.exit_server.take()].into_iter().flatten() {
             server.shutdown().await;
         }
@@ -201,6 +260,10 @@ impl Daemon {
     /// Answers names on the resolver's addresses, and lends the host's DNS.
     pub(super) fn apply_dns(&mut self) {
         let Some(running) = &self.running else { return };
+        if running.service.is_some() {
+            // Nothing of the host asks us: the proxies and streams do, and they have the same names.
+            return;
+        }
         let map = &running.map;
         let (Some(me), Some(config)) = (&map.me, &map.dns.config) else { return };
         let names = &mut self.names;
@@ -219,11 +282,14 @@ impl Daemon {
                 resolver: me.prefixes.resolver(),
                 search: std::iter::once(&config.domain).chain(&config.search).cloned().collect(),
                 routing: names.names.view().routing(),
-                everything: exit.is_some(),
+                everything: exit.is_some() || !config.nameservers.is_empty(),
                 probe: (own_name, me.addrs.v4),
             }),
             _ => None,
         };
+        if desired.is_some() && names.desired.borrow().is_none() {
+            names.lent.send_replace(true);
+        }
         names.desired.send_if_modified(|now| {
             let modified = *now != desired;
             *now = desired;

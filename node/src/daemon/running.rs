@@ -1,39 +1,62 @@
 //! A node that is up: its device, sockets, threads and tasks, started together and stopped together.
 
-use super::Join;
+use super::keep_map::KeepMap;
+use super::scan::Scan;
+use super::{Join, apart};
 use crate::clock;
 use crate::config::DaemonConfig;
 use crate::control::{Command, ControlClient, ControlConfig, ControlEvent, Profile};
 use crate::data::{DataThreads, Wire};
+use crate::dial::Dialer;
+use crate::lan_health;
 use crate::mesh::{HAND_UP_QUEUE, Mesh, MeshCommand, MeshEvent};
 use crate::os::links::{self, Changed};
+use crate::os::uplink::{self, Uplinks};
 use crate::os::{FWMARK, IfName};
+use crate::outside_names::OutsideNames;
+use crate::portmap;
 use crate::state::{Identity, Intent, StateDir};
-use crate::tun::Tun;
 use crate::udp::UdpSockets;
+use crate::userspace::Service;
+use meshd_dns::Names;
 use meshd_proto::control::Offer;
-use meshd_proto::localapi::{Failure, Response};
+use meshd_proto::localapi::{Failure, Problem, Response, Tell};
 use meshd_proto::{Endpoint, Hostname, NetworkMap, NodeId, NodeKey, RelayId, UnixSeconds};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 /// Commands and events that may wait between the tasks.
 const QUEUE: usize = 256;
+/// How long giving back a mapped port may take.
+const GIVE_BACK: Duration = Duration::from_millis(500);
 /// The mesh task answers at once; if it cannot, the daemon must go on.
 pub(super) const MESH_ANSWER: Duration = Duration::from_secs(2);
 /// How long to wait before a relay's name is resolved again after a failure; doubles up to the second.
-const RESOLVE_RETRY: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(60)];
+const RESOLVE_RETRY: Retry = Retry { first: Duration::from_secs(2), last: Duration::from_secs(60) };
+/// Pauses between tries, each twice as long as the one before.
+#[derive(Clone, Copy)]
+struct Retry {
+    first: Duration,
+    last: Duration,
+}
+
+/// A device that is removed sooner than this after it was made is not made again at once.
+const MAKE_AGAIN: Duration = Duration::from_secs(2);
 
 /// Something that the daemon should look at.
 pub(super) enum RunningEvent {
     Control(ControlEvent),
     Mesh(MeshEvent),
+    /// The map in force has to go to disk.
+    StoreMap,
     /// Addresses, routes or rules of the host changed.
     HostChanged(Changed),
+    /// What other programs do to the mesh; `None`: it could not be seen.
+    Scanned(Option<Vec<Problem>>),
     Resolved {
         relay: RelayId,
         addrs: Vec<Endpoint>,
@@ -58,6 +81,8 @@ pub(super) struct MapLease {
     pub(super) confirmed_on_disk: UnixSeconds,
     /// Whether the stored map is past its lease and not in force.
     pub(super) lapsed: bool,
+    /// When the map in force goes to disk.
+    pub(super) keep: KeepMap,
 }
 
 /// Calls to the coordinator that wait for their answer, each with the local client that asked.
@@ -80,10 +105,51 @@ impl Calls {
         self.waiting.remove(&id)
     }
 
-    /// All who wait: the session that carried their calls is gone, and no answer comes any more.
-    pub(super) fn take_all(&mut self) -> Vec<mpsc::Sender<Response>> {
-        self.waiting.drain().map(|(_, client)| client).collect()
+    /// All who wait hear why: the session that carried their calls is gone, and no answer comes any more.
+    pub(super) fn fail_all(&mut self, why: &Failure) {
+        for (_, client) in self.waiting.drain() {
+            // A client that does not read its answers is its own loss: the daemon goes on.
+            let _ = client.try_send(Response::last(Tell::Failed(why.clone())));
+        }
     }
+}
+
+/// What is wrong on this host.
+#[derive(Default)]
+pub(super) struct Trouble {
+    /// When it was last set up.
+    pub(super) problems: Vec<Problem>,
+    /// What other programs do to the mesh.
+    pub(super) conflicts: Vec<Problem>,
+    pub(super) scan: Scan,
+}
+
+/// In which networks this host is.
+#[derive(Default)]
+pub(super) struct Place {
+    local: Vec<Endpoint>,
+    /// Where we are reached, from outside too, as the coordinator knows it.
+    pub(super) endpoints: Vec<Endpoint>,
+    uplinks: Option<Uplinks>,
+}
+
+/// Our interface.
+struct OwnLink {
+    name: IfName,
+    made: Instant,
+    /// It is gone although we did not remove it.
+    gone: bool,
+}
+
+/// What this node offers to its surroundings, and what they offer to it.
+pub(super) struct Around {
+    pub(super) offer: watch::Sender<lan_health::Offer>,
+    /// Keeps a port of the home router; ends, and gives the port back, when `link_ticks` is dropped.
+    port_mapper: JoinSet<()>,
+    link_ticks: watch::Sender<()>,
+    pub(super) port_mapping: portmap::Shown,
+    /// The relays' names that were resolved last.
+    relay_hosts: HashMap<RelayId, (Vec<String>, u16)>,
 }
 
 /// A node that is up.
@@ -98,6 +164,8 @@ pub(super) struct Running {
     tasks: JoinSet<()>,
     resolving: JoinSet<()>,
     pub(super) threads: DataThreads,
+    /// In userspace mode: what stands in for the interface.
+    pub(super) service: Option<Service>,
     pub(super) wire: Arc<Wire>,
     /// Where it is joining or has joined; written to disk with the first welcome.
     pub(super) membership: crate::state::Membership,
@@ -106,16 +174,13 @@ pub(super) struct Running {
     pub(super) link: Link,
     /// Whether addresses and routes of the map are on the host.
     pub(super) applied: bool,
-    /// Conflicts and overlaps found when the host was last looked at.
-    pub(super) problems: Vec<meshd_proto::localapi::Problem>,
-    /// Those of them that come from other programs on this host.
-    pub(super) conflicts: Vec<meshd_proto::localapi::Problem>,
-    pub(super) endpoints: Vec<Endpoint>,
-    local: Vec<Endpoint>,
-    interface: IfName,
+    pub(super) trouble: Trouble,
+    pub(super) place: Place,
+    pub(super) names: OutsideNames,
+    device: OwnLink,
     pub(super) own_key: NodeKey,
     pub(super) calls: Calls,
-    pub(super) relay_hosts: HashMap<RelayId, (Vec<String>, u16)>,
+    pub(super) around: Around,
 }
 
 impl Running {
@@ -126,14 +191,12 @@ impl Running {
         identity: &Identity,
         intent: &mut Intent,
         join: Join,
+        (names, outside): (Arc<Names>, OutsideNames),
     ) -> Result<Self, Failure> {
-        let tun = Tun::create(config.interface.as_str(), config.mtu).map_err(|e| Failure {
-            message: e.to_string(),
-            hint: String::new(),
-            exit_code: 71,
-        })?;
+        let data = config.data;
+        let (queues, stack) = apart::queues(config)?;
         let wanted = if config.port != 0 { config.port } else { intent.udp_port };
-        let sockets = UdpSockets::bind(wanted)
+        let sockets = UdpSockets::bind(wanted, data.threads, data.udp)
             .map_err(|e| Failure::new(format!("cannot open UDP sockets: {e}"), "is the network up?"))?;
         if sockets.port != intent.udp_port {
             intent.udp_port = sockets.port;
@@ -149,12 +212,25 @@ impl Running {
         let no_entropy = |e: std::io::Error| Failure::new(e.to_string(), "");
         let (mesh_events_tx, mesh_events) = mpsc::channel(QUEUE);
         let seed = clock::entropy().map_err(no_entropy)?;
-        let mesh_task =
-            Mesh::new(&identity.node, Arc::clone(&map), Arc::clone(&wire), tun.clone(), seed, mesh_events_tx);
+        let mark = config.userspace.is_none().then_some(FWMARK);
+        let mesh_task = Mesh::new(
+            &identity.node,
+            Arc::clone(&map),
+            Arc::clone(&wire),
+            Arc::clone(&queues[0]),
+            seed,
+            config.rekey_after,
+            mesh_events_tx,
+        )
+        .with_streams(Dialer::new(mark, config.proxy.clone(), outside.clone()));
         let (up_tx, up_rx) = mpsc::channel(HAND_UP_QUEUE);
-        let threads = DataThreads::start(&tun, &wire, &mesh_task.snapshot(), up_tx)
+        let threads = DataThreads::start(&queues, &wire, &mesh_task.snapshot(), up_tx)
             .map_err(|e| Failure::new(format!("cannot start threads: {e}"), ""))?;
+        let service = apart::service(config, stack, mesh_task.snapshot(), names)?;
         let (mesh, mesh_commands) = mpsc::channel(QUEUE);
+        let preshared = state.preshared().map_err(|e| Failure::new(e.to_string(), ""))?;
+        // The first of an empty queue.
+        let _ = mesh.try_send(MeshCommand::Preshared(preshared));
         let (client, control, control_events) = ControlClient::new(ControlConfig {
             addresses: join.membership.addresses.clone(),
             network,
@@ -164,7 +240,9 @@ impl Running {
             token: join.token,
             profile: profile(&intent.settings),
             map: Some(Arc::clone(&map)),
-            fwmark: Some(FWMARK),
+            fwmark: mark,
+            names: outside.clone(),
+            proxy: config.proxy.clone(),
         });
         let (host_tx, host_events) = mpsc::channel(QUEUE);
         let (resolved_tx, resolved) = mpsc::channel(QUEUE);
@@ -175,7 +253,17 @@ impl Running {
             tracing::debug!(?ended, "the control client has ended");
         });
         tasks.spawn(watch_host(host_tx));
+        let (link_ticks, ticks) = watch::channel(());
+        let (mapped, port_mapping) = watch::channel(None);
+        let mut port_mapper = JoinSet::new();
+        if config.port_mapping {
+            port_mapper.spawn(portmap::run(wire.port(), ticks, mapped, mesh.clone()));
+        }
+        let prefixes = intent.settings.advertise_routes.clone();
+        let (offer, offered) = watch::channel(lan_health::Offer { prefixes, draining: false });
+        tasks.spawn(lan_health::run(offered, mesh.clone()));
         let address = join.membership.addresses.first().cloned().unwrap_or_default();
+        let keep = KeepMap::of_stored(&map);
         Ok(Self {
             mesh,
             control,
@@ -187,30 +275,33 @@ impl Running {
             tasks,
             resolving: JoinSet::new(),
             threads,
+            service,
             wire,
             membership: join.membership,
             map,
-            lease: MapLease { confirmed, confirmed_on_disk: confirmed, lapsed: false },
+            lease: MapLease { confirmed, confirmed_on_disk: confirmed, lapsed: false, keep },
             link: Link { address, reason: "connecting".to_owned(), ..Link::default() },
             applied: false,
-            problems: Vec::new(),
-            conflicts: Vec::new(),
-            endpoints: Vec::new(),
-            local: Vec::new(),
-            interface: config.interface.clone(),
+            trouble: Trouble::default(),
+            place: Place::default(),
+            names: outside,
+            device: OwnLink { name: config.interface.clone(), made: clock::now(), gone: false },
             own_key: identity.node.public(),
             calls: Calls::default(),
-            relay_hosts: HashMap::new(),
+            around: Around { offer, port_mapper, link_ticks, port_mapping, relay_hosts: HashMap::new() },
         })
     }
 
     /// The next thing to look at.
     pub(super) async fn next_event(&mut self) -> RunningEvent {
         loop {
+            let store_at = self.lease.keep.due();
             tokio::select! {
+                () = wait_until(store_at) => return RunningEvent::StoreMap,
                 Some(event) = self.control_events.recv() => return RunningEvent::Control(event),
                 Some(event) = self.mesh_events.recv() => return RunningEvent::Mesh(event),
                 Some(changed) = self.host_events.recv() => return RunningEvent::HostChanged(changed),
+                found = self.trouble.scan.done() => return RunningEvent::Scanned(found),
                 Some((relay, addrs)) = self.resolved.recv() => return RunningEvent::Resolved { relay, addrs },
                 Some(_) = self.resolving.join_next() => {}
                 else => std::future::pending().await,
@@ -225,11 +316,13 @@ impl Running {
         }
     }
 
-    /// Tells the control client, which may have ended for good (refused, revoked).
-    pub(super) async fn tell_control(&self, command: Command) {
-        if self.control.send(command).await.is_err() {
+    /// Tells the control client, which may have ended for good (refused, revoked): then `false`.
+    pub(super) async fn tell_control(&self, command: Command) -> bool {
+        let told = self.control.send(command).await.is_ok();
+        if !told {
             tracing::debug!("the control client has ended");
         }
+        told
     }
 
     /// Whether there is a session with `node`; asks for one where there is none.
@@ -255,11 +348,13 @@ impl Running {
             self.resolving.abort_all();
         }
         for (relay, at) in &relays {
-            if all || self.relay_hosts.get(relay) != Some(at) {
-                self.resolving.spawn(resolve(*relay, at.0.clone(), at.1, self.resolved_tx.clone()));
+            if all || self.around.relay_hosts.get(relay) != Some(at) {
+                let names = self.names.clone();
+                let found = self.resolved_tx.clone();
+                self.resolving.spawn(resolve(names, *relay, at.clone(), found, RESOLVE_RETRY));
             }
         }
-        self.relay_hosts = relays;
+        self.around.relay_hosts = relays;
     }
 
     pub(super) async fn relay_resolved(&self, relay: RelayId, addrs: Vec<Endpoint>) {
@@ -268,7 +363,7 @@ impl Running {
 
     /// Tells the mesh task where this host may be reached directly. `true`: that has changed.
     pub(super) async fn tell_local_endpoints(&mut self) -> bool {
-        let addrs = match links::local_endpoints(&self.interface).await {
+        let addrs = match links::local_endpoints(&self.device.name).await {
             Ok(addrs) => addrs,
             Err(error) => {
                 tracing::warn!(%error, "the host's addresses cannot be listed");
@@ -277,18 +372,54 @@ impl Running {
         };
         let port = self.wire.port();
         let endpoints: Vec<_> = addrs.into_iter().map(|ip| Endpoint(SocketAddr::new(ip, port))).collect();
-        if endpoints == self.local {
+        if endpoints == self.place.local {
             return false;
         }
-        self.local.clone_from(&endpoints);
+        self.place.local.clone_from(&endpoints);
+        self.around.link_ticks.send_replace(());
         self.tell_mesh(MeshCommand::LocalEndpoints(endpoints)).await;
         true
     }
 
+    /// Looks at the networks this host is plugged into. `true`: they are others, even where every
+    /// address stayed. The first look is no change.
+    pub(super) async fn plugged_elsewhere(&mut self) -> bool {
+        let now = match uplink::uplinks(&self.device.name).await {
+            Ok(now) => now,
+            Err(error) => {
+                tracing::warn!(%error, "the host's uplinks cannot be listed");
+                return false;
+            }
+        };
+        let before = self.place.uplinks.replace(now);
+        before.is_some() && before != self.place.uplinks
+    }
+
+    /// After a change of network, or a sleep: every path and every connection may be dead.
+    pub(super) async fn prove_everything(&mut self) {
+        self.tell_mesh(MeshCommand::LinksChanged).await;
+        self.tell_control(Command::Reconnect).await;
+        self.resolve_relays(true);
+    }
+
+    /// Somebody removed the device.
+    pub(super) fn device_is_gone(&mut self) {
+        self.device.gone = true;
+    }
+
+    /// The device is gone. One that goes again at once is somebody's wish, so it waits a little.
+    pub(super) fn must_be_made_again(&self) -> bool {
+        self.device.gone && clock::now() >= self.device.made + MAKE_AGAIN
+    }
+
     /// Stops tasks, then threads; the device goes away with the last of them.
     pub(super) async fn stop(mut self) {
+        apart::end(self.service.take()).await;
         drop(self.mesh);
         drop(self.control);
+        drop(self.around.link_ticks);
+        // A router that does not listen keeps the mapping until it ends by itself.
+        let _ = tokio::time::timeout(GIVE_BACK, self.around.port_mapper.join_next()).await;
         self.tasks.shutdown().await;
         let threads = self.threads;
         // Joining blocks for the length of one batch at most.
@@ -326,6 +457,13 @@ fn machine_name() -> Hostname {
     Hostname::sanitized(&uname.nodename().to_string_lossy())
 }
 
+async fn wait_until(at: Option<tokio::time::Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
 async fn watch_host(changed: mpsc::Sender<Changed>) {
     let mut watch = match links::watch() {
         Ok(watch) => watch,
@@ -346,19 +484,20 @@ async fn watch_host(changed: mpsc::Sender<Changed>) {
     }
 }
 
+/// Resolves the names of a relay, again and again until one has an address.
 async fn resolve(
+    names: OutsideNames,
     relay: RelayId,
-    hosts: Vec<String>,
-    port: u16,
+    (hosts, port): (Vec<String>, u16),
     found: mpsc::Sender<(RelayId, Vec<Endpoint>)>,
+    retry: Retry,
 ) {
-    let mut pause = RESOLVE_RETRY[0];
+    let mut pause = retry.first;
     loop {
         let mut addrs = Vec::new();
         for host in &hosts {
-            let bare = host.trim_start_matches('[').trim_end_matches(']');
-            match tokio::net::lookup_host((bare, port)).await {
-                Ok(list) => addrs.extend(list.map(Endpoint::canonical)),
+            match names.lookup(host).await {
+                Ok(list) => addrs.extend(list.into_iter().map(|ip| Endpoint::canonical((ip, port).into()))),
                 Err(error) => tracing::debug!(%relay, host, %error, "a relay's name does not resolve"),
             }
         }
@@ -368,6 +507,31 @@ async fn resolve(
             return;
         }
         tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(RESOLVE_RETRY[1]);
+        pause = (pause * 2).min(retry.last);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::sync::watch;
+
+    #[tokio::test]
+    async fn a_relays_name_is_asked_for_again_after_a_failure() {
+        let (_lent, lent) = watch::channel(true);
+        let (_previous, previous) = watch::channel(Vec::new());
+        let dir = tempfile::tempdir().unwrap();
+        let hosts = dir.path().join("hosts");
+        let names = OutsideNames::beside(lent, previous, None).with_hosts(hosts.clone());
+        let (found_tx, mut found) = mpsc::channel(1);
+        let mut tasks = JoinSet::new();
+        let at = (vec!["relay.example".to_owned(), "also.example".to_owned()], 3478);
+        let retry = Retry { first: Duration::from_millis(1), last: Duration::from_millis(20) };
+        tasks.spawn(resolve(names, RelayId(7), at, found_tx, retry));
+        let nothing = tokio::time::timeout(Duration::from_millis(100), found.recv()).await;
+        assert!(nothing.is_err(), "nobody knows the name yet");
+        std::fs::write(&hosts, "192.0.2.8 relay.example\n").unwrap();
+        let told = tokio::time::timeout(Duration::from_secs(10), found.recv()).await.unwrap();
+        assert_eq!(told, Some((RelayId(7), vec![Endpoint("192.0.2.8:3478".parse().unwrap())])));
     }
 }

@@ -5,9 +5,12 @@ use super::{Daemon, Hindrance};
 use crate::clock;
 use crate::mesh::MeshCommand;
 use meshd_engine::status::{PathStatus, Status as EngineStatus};
-use meshd_proto::localapi::{CoordinatorStatus, Counter, DnsStatus, PeerStatus, Problem, SelfStatus, Status};
+use meshd_proto::localapi::{
+    CoordinatorStatus, Counter, DnsStatus, PeerStatus, Problem, SelfStatus, SplitStatus, Status,
+};
 use meshd_proto::netmap::PeerKind;
 use meshd_proto::{NetworkMap, RelayId};
+use std::sync::atomic::Ordering;
 use tokio::sync::oneshot;
 
 /// A clock that is further off than this is a problem, in seconds.
@@ -25,12 +28,30 @@ impl Daemon {
         if let Some(problem) = self.hindrance_problem() {
             status.problems.push(problem);
         }
+        if let Some(why) = &self.unstored {
+            status.problems.push(Problem {
+                what: "that this node is in the mesh is not on disk".to_owned(),
+                why: why.clone(),
+                help: "make room on the disk, or let meshd write there; it tries again by itself".to_owned(),
+            });
+        }
+        if self.running.as_ref().is_none_or(|r| !r.applied) && self.keeps_door_shut() {
+            let exit = self.intent.settings.exit_node.as_deref().unwrap_or_default();
+            status.problems.push(Problem {
+                what: "internet traffic is blocked".to_owned(),
+                why: format!(
+                    "it may leave through the exit node `{exit}` only, and this node is not in the mesh"
+                ),
+                help: "to let it out directly: meshd set --exit-node \"\"    (or `meshd down`)".to_owned(),
+            });
+        }
         let Some(running) = &self.running else { return status };
         let engine = engine_status(running).await;
         status.me = Some(self_status(running, engine.as_ref()));
         status.coordinator = Some(coordinator_status(running));
+        status.data_plane = Some(running.threads.status());
         status.dns = Some(dns_status(&running.map, &self.names, self.intent.settings.accept_dns));
-        status.problems.extend(running.problems.iter().cloned());
+        status.problems.extend(running.trouble.problems.iter().chain(&running.trouble.conflicts).cloned());
         let offset = running.link.clock_offset;
         if offset.abs() > CLOCK_TOLERANCE {
             status.problems.push(Problem {
@@ -52,6 +73,10 @@ impl Daemon {
                 .filter(|(_, count)| *count > 0)
                 .map(|(name, count)| Counter { name: name.to_owned(), count })
                 .collect();
+            if let Some(service) = &running.service {
+                status.userspace = Some(service.status());
+                status.drops.extend(service.drops());
+            }
             if engine.flows_cut > 0 {
                 status.drops.push(Counter { name: "flows_cut".to_owned(), count: engine.flows_cut });
             }
@@ -107,7 +132,7 @@ fn self_status(running: &Running, engine: Option<&EngineStatus>) -> SelfStatus {
         tags: me.tags.iter().map(ToString::to_string).collect(),
         approved_routes: texts(&me.approved_routes),
         pending_routes: texts(&me.pending_routes),
-        endpoints: running.endpoints.iter().map(ToString::to_string).collect(),
+        endpoints: running.place.endpoints.iter().map(ToString::to_string).collect(),
         udp_port: running.wire.port().into(),
         key_expires: me.key_expires.map(|t| t.0),
         home_relay: engine.and_then(|e| e.home_relay).map(|r| relay_name(map, r)).unwrap_or_default(),
@@ -128,12 +153,38 @@ fn coordinator_status(running: &Running) -> CoordinatorStatus {
 }
 
 fn dns_status(map: &NetworkMap, names: &super::names::HostNames, wanted: bool) -> DnsStatus {
+    let answering = names.answering();
+    let counters = answering.counters();
+    let counters = [
+        ("from the mesh", &counters.answered),
+        ("from the cache", &counters.cached),
+        ("forwarded", &counters.forwarded),
+        ("failed", &counters.failed),
+        ("with old answers", &counters.stale),
+        ("outside names leading inside", &counters.rebinding),
+        ("malformed", &counters.malformed),
+        ("refused under load", &counters.overloaded),
+    ];
+    let counters = counters.into_iter().map(|(name, count)| (name, count.load(Ordering::Relaxed)));
+    let counters = counters.filter(|(_, count)| *count > 0);
+    let (kept, bytes) = answering.kept();
+    let to_u64 = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
+    let split = map.dns.config.iter().flat_map(|c| &c.split).map(|route| SplitStatus {
+        domain: route.suffix.to_string(),
+        resolvers: route.upstreams.iter().map(|e| e.0.to_string()).collect(),
+    });
     DnsStatus {
         mode: names.mode(),
         resolver: map.me.as_ref().map(|m| m.prefixes.resolver().v4.to_string()).unwrap_or_default(),
         domain: map.dns.config.as_ref().map(|c| c.domain.to_string()).unwrap_or_default(),
         upstreams: names.upstreams(),
         problem: if wanted { names.problem() } else { String::new() },
+        split: split.collect(),
+        nameservers: map.dns.config.iter().flat_map(|c| &c.nameservers).map(|e| e.0.to_string()).collect(),
+        search: map.dns.config.iter().flat_map(|c| &c.search).map(ToString::to_string).collect(),
+        counters: counters.map(|(name, count)| Counter { name: name.to_owned(), count }).collect(),
+        cached_replies: to_u64(kept),
+        cached_bytes: to_u64(bytes),
     }
 }
 

@@ -1,55 +1,94 @@
-//! UDP → TUN, for one socket.
+//! UDP → host, for one data thread: both families.
 
-use super::{BATCH, HandUp, PACKET_ROOM, RelayPeers, Slab, Snapshot, Up, Wire, wait_readable};
+use super::{Device, HandUp, RelayPeers, Snapshot, Up, Wire, wait_readable};
 use crate::clock;
-use crate::tun::Tun;
+use crate::udp::batch::{Inbox, MESSAGES};
 use meshd_engine::Source;
-use meshd_engine::data::{OpenSink, open_run};
+use meshd_engine::data::{Coalescer, Datagram, OpenSink, open_run};
 use meshd_engine::packet::Packet;
 use meshd_proto::relay::{DatagramKind, Frame};
 use meshd_proto::{Endpoint, NodeId};
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
-use std::os::fd::OwnedFd;
+use std::net::UdpSocket;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// How often a relay that sends data is reported alive.
 const RELAY_NOTE: Duration = Duration::from_millis(500);
+/// Batches taken from one socket before the other one gets its turn.
+const TURN: usize = 16;
+/// Bytes of opened packets: more than an inbox holds.
+const SLAB: usize = 512 << 10;
 
 pub(super) struct Inbound {
-    pub(super) tun: Tun,
+    pub(super) device: Device,
     pub(super) wire: Arc<Wire>,
+    pub(super) thread: usize,
     pub(super) snapshot: Arc<Snapshot>,
     pub(super) up: Up,
-    pub(super) v6: bool,
 }
 
 impl Inbound {
     pub(super) fn run(self, stop: &OwnedFd) {
-        let Some(socket) = self.wire.socket(self.v6) else { return };
-        let mut datagrams = Slab::new();
-        let mut meta = [(0, SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))); BATCH];
-        let mut opened = Opened { slab: Slab::new(), ready: Vec::with_capacity(BATCH), up: &self.up };
+        let sockets = [self.wire.socket(self.thread, false), self.wire.socket(self.thread, true)];
+        let (Some(first), second) = (match sockets {
+            [Some(first), second] => (Some(first), second),
+            [None, second] => (second, None),
+        }) else {
+            return;
+        };
+        let mut inbox = Inbox::new(self.wire.offloads().gro);
+        let mut opened = Opened {
+            slab: vec![0; SLAB].into_boxed_slice(),
+            used: 0,
+            packets: Coalescer::new(self.device.accepts(), MESSAGES),
+            up: self.up.clone(),
+        };
         let mut heard = None;
-        while wait_readable(socket, stop) {
-            receive(socket, &mut datagrams, &mut meta);
-            let snapshot = self.snapshot.load();
-            let relays = self.wire.relays();
-            let batch = (0..datagrams.used).filter_map(|i| {
-                let (len, from) = meta[i];
-                self.classify(&relays, Endpoint::canonical(from), datagrams.get(i, 0, len))
-            });
-            let now = clock::now();
-            open_run(&snapshot, batch, &mut opened, now);
-            self.note_relays(&relays, &meta[..datagrams.used], &mut heard, now);
-            for (index, len) in opened.ready.drain(..) {
-                if self.tun.send(opened.slab.get(index, 0, len)).is_err() {
-                    self.up.counters.tun_write.fetch_add(1, Ordering::Relaxed);
+        while let Some(readable) = wait_readable(first.as_fd(), second.map(AsFd::as_fd), stop) {
+            for socket in [Some(first), second].into_iter().zip(readable).filter_map(|(s, r)| s.filter(|_| r))
+            {
+                for _ in 0..TURN {
+                    if !self.take(socket, &mut inbox, &mut opened, &mut heard) {
+                        break;
+                    }
                 }
             }
-            opened.slab.clear();
         }
+    }
+
+    /// One batch of a socket; whether there may be more.
+    fn take(
+        &self,
+        socket: &UdpSocket,
+        inbox: &mut Inbox,
+        opened: &mut Opened,
+        heard: &mut Option<Instant>,
+    ) -> bool {
+        let count = match inbox.receive(socket) {
+            Ok(0) => return false,
+            Ok(count) => count,
+            // An ICMP error of an earlier send, which the path logic notices by silence.
+            Err(_) => return true,
+        };
+        let now = clock::now();
+        let snapshot = self.snapshot.load();
+        let relays = self.wire.relays();
+        let batch = inbox.messages().flat_map(|(message, bytes)| {
+            let from = Endpoint::canonical(message.from);
+            bytes.chunks(message.segment).filter_map({
+                let relays = &relays;
+                move |datagram| {
+                    let (from, bytes) = self.classify(relays, from, datagram)?;
+                    Some(Datagram { from, ecn: message.ecn, bytes })
+                }
+            })
+        });
+        open_run(&snapshot, batch, opened, now);
+        self.note_relays(&relays, inbox, heard, now);
+        opened.write(&self.device);
+        count == inbox.capacity()
     }
 
     /// Takes a payload out of its relay frame. What only the mesh task understands goes up at once.
@@ -77,56 +116,47 @@ impl Inbound {
 impl Inbound {
     /// Tells the mesh task that a relay is alive, from time to time: the relay's client must not take
     /// it for dead while data flows.
-    fn note_relays(
-        &self,
-        relays: &RelayPeers,
-        senders: &[(usize, SocketAddr)],
-        heard: &mut Option<Instant>,
-        now: Instant,
-    ) {
+    fn note_relays(&self, relays: &RelayPeers, inbox: &Inbox, heard: &mut Option<Instant>, now: Instant) {
         if relays.relays.is_empty() || heard.is_some_and(|at| now < at + RELAY_NOTE) {
             return;
         }
-        if let Some(relay) = senders.iter().find_map(|(_, from)| relays.relay_at(Endpoint::canonical(*from)))
-        {
+        let mut senders = inbox.messages().map(|(message, _)| Endpoint::canonical(message.from));
+        if let Some(relay) = senders.find_map(|from| relays.relay_at(from)) {
             *heard = Some(now);
             self.up.send(HandUp::RelayHeard(relay));
         }
     }
 }
 
-fn receive(socket: &UdpSocket, datagrams: &mut Slab, meta: &mut [(usize, SocketAddr); BATCH]) {
-    datagrams.clear();
-    while let Some(room) = datagrams.room() {
-        match socket.recv_from(room) {
-            // A datagram that fills the room was cut: nothing of ours is that long.
-            Ok((len, _)) if len == PACKET_ROOM => {}
-            Ok(found) => {
-                let index = datagrams.keep();
-                meta[index] = found;
-            }
-            // Nothing more; or an ICMP error of an earlier send, which the path logic notices by silence.
-            Err(_) => return,
-        }
-    }
-}
-
 /// Opened packets for the host.
-struct Opened<'a> {
-    slab: Slab,
-    ready: Vec<(usize, usize)>,
-    up: &'a Up,
+struct Opened {
+    slab: Box<[u8]>,
+    used: usize,
+    packets: Coalescer,
+    up: Up,
 }
 
-impl OpenSink for Opened<'_> {
+impl Opened {
+    /// Writes all packets, joined where the device takes that, and empties the slab.
+    fn write(&mut self, device: &Device) {
+        let Self { slab, used, packets, up } = self;
+        packets.drain(slab, |offload, parts| {
+            if device.write(offload, parts).is_err() {
+                up.counters.tun_write.fetch_add(parts.len() as u64, Ordering::Relaxed);
+            }
+        });
+        *used = 0;
+    }
+}
+
+impl OpenSink for Opened {
     fn room(&mut self, max: usize) -> Option<&mut [u8]> {
-        let room = self.slab.room()?;
-        (max <= room.len()).then_some(room)
+        self.slab.get_mut(self.used..self.used + max)
     }
 
-    fn deliver(&mut self, len: usize, _packet: &Packet) {
-        let index = self.slab.keep();
-        self.ready.push((index, len));
+    fn deliver(&mut self, len: usize, packet: &Packet) {
+        self.packets.push(&self.slab, self.used, packet);
+        self.used += len;
     }
 
     fn hand_up(&mut self, from: Source, datagram: &[u8]) {

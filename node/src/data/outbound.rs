@@ -1,83 +1,78 @@
-//! TUN → UDP.
+//! Host → UDP, for one queue of the device.
 
-use super::{BATCH, HandUp, PACKET_ROOM, Slab, Snapshot, Up, Wire, wait_readable};
+use super::sealed::{Sealed, Sender};
+use super::{DEVICE_ROOM, Device, Snapshot, Up, Wire, wait_readable};
 use crate::clock;
-use crate::tun::Tun;
-use meshd_engine::data::{PathChoice, SealSink, seal_run};
-use meshd_proto::relay::DATA_HEADER_LEN;
-use std::os::fd::OwnedFd;
+use meshd_engine::data::{FromHost, MAX_SEGMENTS, Offload, seal_run};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+/// Packets read before they are sealed and sent.
+const PACKETS: usize = MAX_SEGMENTS;
+/// Bytes read before they are sealed and sent: one super-packet.
+const BYTES: usize = 48 << 10;
+/// A device that is readable and gives nothing is down: it is asked again after this.
+const DOWN: Duration = Duration::from_millis(10);
 
 pub(super) struct Outbound {
-    pub(super) tun: Tun,
+    pub(super) device: Device,
     pub(super) wire: Arc<Wire>,
+    pub(super) thread: usize,
     pub(super) snapshot: Arc<Snapshot>,
     pub(super) up: Up,
+    pub(super) gso: Arc<AtomicBool>,
 }
 
 impl Outbound {
     pub(super) fn run(self, stop: &OwnedFd) {
-        let mut packets = Slab::new();
-        let mut lens = [0; BATCH];
-        let mut sealed = Sealed { slab: Slab::new(), ready: Vec::with_capacity(BATCH), up: &self.up };
-        while wait_readable(&self.tun, stop) {
-            packets.clear();
-            while let Some(room) = packets.room() {
-                match self.tun.recv(room) {
-                    Ok(len) => {
-                        let index = packets.keep();
-                        lens[index] = len;
-                    }
-                    // Nothing more, or the device is down for a moment.
-                    Err(_) => break,
+        let mut slab = vec![0; BYTES + DEVICE_ROOM].into_boxed_slice();
+        let mut packets = [(0, Offload::None); PACKETS];
+        let mut sealed = Sealed::new(self.up.clone());
+        let mut sender = Sender::new(Arc::clone(&self.wire), self.thread, Arc::clone(&self.gso));
+        while wait_readable(self.device.as_fd(), None, stop).is_some() {
+            let mut idle = true;
+            loop {
+                let (count, more) = self.read(&mut slab, &mut packets);
+                if count == 0 {
+                    break;
+                }
+                idle = false;
+                let now = clock::now();
+                let snapshot = self.snapshot.load();
+                let mut rest = &mut *slab;
+                let run = packets[..count].iter().map(|(len, offload)| {
+                    let (bytes, behind) = std::mem::take(&mut rest).split_at_mut(*len);
+                    rest = behind;
+                    FromHost { bytes, offload: *offload }
+                });
+                seal_run(&snapshot, run, &mut sealed, now);
+                sender.flush(&mut sealed, now);
+                if !more {
+                    break;
                 }
             }
-            if packets.used == 0 {
-                // Readable without a packet: the device reports an error (it is down). Do not spin.
-                std::thread::sleep(std::time::Duration::from_millis(10));
-                continue;
+            if idle {
+                std::thread::sleep(DOWN);
             }
-            let snapshot = self.snapshot.load();
-            let batch = (0..packets.used).map(|i| packets.get(i, 0, lens[i]));
-            seal_run(&snapshot, batch, &mut sealed, clock::now());
-            self.send(&mut sealed);
         }
     }
 
-    fn send(&self, sealed: &mut Sealed<'_>) {
-        for (index, len, path) in sealed.ready.drain(..) {
-            let start = index * PACKET_ROOM;
-            let frame = &mut sealed.slab.bytes[start..start + DATA_HEADER_LEN + len];
-            for to in [path.to, path.also].into_iter().flatten() {
-                if self.wire.send_with_headroom(to, frame).is_err() {
-                    self.up.counters.udp_send.fetch_add(1, Ordering::Relaxed);
+    /// Reads what is there, up to a batch: how many packets, and whether there may be more.
+    fn read(&self, slab: &mut [u8], packets: &mut [(usize, Offload); PACKETS]) -> (usize, bool) {
+        let (mut count, mut used) = (0, 0);
+        while count < PACKETS && used < BYTES {
+            match self.device.read(&mut slab[used..used + DEVICE_ROOM]) {
+                Ok((len, offload)) => {
+                    packets[count] = (len, offload);
+                    count += 1;
+                    used += len;
                 }
+                // Nothing more, or the device is down for a moment.
+                Err(_) => return (count, false),
             }
         }
-        sealed.slab.clear();
-    }
-}
-
-/// Sealed datagrams with room for a relay's header before each.
-struct Sealed<'a> {
-    slab: Slab,
-    ready: Vec<(usize, usize, PathChoice)>,
-    up: &'a Up,
-}
-
-impl SealSink for Sealed<'_> {
-    fn room(&mut self, max: usize) -> Option<&mut [u8]> {
-        let room = self.slab.room()?.get_mut(DATA_HEADER_LEN..)?;
-        (max <= room.len()).then_some(room)
-    }
-
-    fn commit(&mut self, len: usize, path: PathChoice) {
-        let index = self.slab.keep();
-        self.ready.push((index, len, path));
-    }
-
-    fn hand_up(&mut self, packet: &[u8]) {
-        self.up.send(HandUp::Outbound { packet: packet.to_vec() });
+        (count, true)
     }
 }

@@ -1,10 +1,13 @@
 //! How a sealed datagram leaves: straight, or in a relay frame.
 
-use crate::udp::UdpSockets;
+use crate::clock;
+use crate::mesh::is_stream;
+use crate::udp::{UdpOffloads, UdpSockets};
 use arc_swap::ArcSwap;
 use meshd_engine::Destination;
 use meshd_proto::relay::{DATA_HEADER_LEN, RelayAddr, data_header};
 use meshd_proto::{Endpoint, NodeKey, RelayId};
+use meshd_relay::stream::FrameQueue;
 use std::collections::HashMap;
 use std::io;
 use std::net::UdpSocket;
@@ -32,22 +35,39 @@ impl RelayPeers {
 pub struct Wire {
     sockets: UdpSockets,
     relays: ArcSwap<RelayPeers>,
+    /// Relays that are reached by a stream; mostly none.
+    streams: ArcSwap<HashMap<Endpoint, FrameQueue>>,
+    /// Peers that are reached by a socket of their own (see `mesh::scatter`); mostly none.
+    spares: ArcSwap<Spares>,
 }
+
+/// Sockets of single peers' endpoints.
+pub(crate) type Spares = HashMap<Endpoint, Arc<tokio::net::UdpSocket>>;
 
 impl Wire {
     /// Wraps the sockets.
     pub fn new(sockets: UdpSockets) -> Self {
-        Self { sockets, relays: ArcSwap::default() }
+        Self { sockets, relays: ArcSwap::default(), streams: ArcSwap::default(), spares: ArcSwap::default() }
     }
 
-    /// The port of both sockets.
+    /// The port of all sockets.
     pub const fn port(&self) -> u16 {
         self.sockets.port
     }
 
-    /// The socket of a family.
-    pub const fn socket(&self, v6: bool) -> Option<&UdpSocket> {
-        if v6 { self.sockets.v6.as_ref() } else { self.sockets.v4.as_ref() }
+    /// The socket of a data thread and family.
+    pub fn socket(&self, thread: usize, v6: bool) -> Option<&UdpSocket> {
+        self.sockets.get(thread, v6)
+    }
+
+    /// How many data threads there are sockets for.
+    pub fn threads(&self) -> usize {
+        self.sockets.threads()
+    }
+
+    /// What the kernel can do for the sockets.
+    pub const fn offloads(&self) -> UdpOffloads {
+        self.sockets.offloads
     }
 
     /// The relays and peers now.
@@ -60,14 +80,45 @@ impl Wire {
         self.relays.store(Arc::new(relays));
     }
 
+    /// Replaces what leads to relays by streams.
+    pub(crate) fn set_streams(&self, streams: HashMap<Endpoint, FrameQueue>) {
+        self.streams.store(Arc::new(streams));
+    }
+
+    /// Puts a relay frame into the queue of its stream.
+    fn send_to_stream(&self, endpoint: Endpoint, frame: &[u8]) -> io::Result<()> {
+        match self.streams.load().get(&endpoint) {
+            Some(queue) if queue.push(frame, clock::now()) == 0 => Ok(()),
+            Some(_) => Err(io::ErrorKind::WouldBlock.into()),
+            None => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+
+    /// The socket that datagrams for this endpoint leave by, where it is not the common one.
+    pub(crate) fn spare(&self, endpoint: Endpoint) -> Option<Arc<tokio::net::UdpSocket>> {
+        let spares = self.spares.load();
+        if spares.is_empty() { None } else { spares.get(&endpoint).cloned() }
+    }
+
+    /// Replaces the sockets of single peers.
+    pub(crate) fn set_spares(&self, spares: Spares) {
+        self.spares.store(Arc::new(spares));
+    }
+
     /// Sends a datagram as it is.
     ///
     /// # Errors
     /// What the kernel says; `WouldBlock` when the socket's buffer is full.
     pub fn send_to(&self, endpoint: Endpoint, datagram: &[u8]) -> io::Result<()> {
+        if is_stream(&endpoint) {
+            return self.send_to_stream(endpoint, datagram);
+        }
+        if let Some(socket) = self.spare(endpoint) {
+            return socket.try_send_to(datagram, endpoint.0).map(|_| ());
+        }
         let socket = self
             .sockets
-            .for_addr(&endpoint.0)
+            .get(0, endpoint.0.is_ipv6())
             .ok_or_else(|| io::Error::other("this host has no socket of that family"))?;
         socket.send_to(datagram, endpoint.0).map(|_| ())
     }

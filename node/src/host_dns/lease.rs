@@ -9,6 +9,7 @@ use super::resolv_conf::{ResolvConf, is_ours};
 use super::resolved::{ResolvedError, set_link};
 use super::undo::{RestoreError, restore, undo, undo_link};
 use super::watch::FileWatch;
+use crate::steps;
 use meshd_dns::probe;
 use std::fmt;
 use std::io;
@@ -288,6 +289,7 @@ impl HostDns {
         detected: &Detected,
         journal: &mut Option<Journal>,
     ) -> Result<(), HostDnsError> {
+        steps::before("record the host's DNS");
         let entry = journal.get_or_insert_with(|| Journal {
             lease: String::new(),
             root: self.place.root.clone(),
@@ -306,14 +308,20 @@ impl HostDns {
                     Detected::Plain { current, .. } if files::read(&path)? != *current => {
                         return Err(io::Error::other("/etc/resolv.conf changed at this moment").into());
                     }
-                    _ => files::write(&path, content)?,
+                    _ => {
+                        steps::before("write resolv.conf");
+                        files::write(&path, content)?;
+                        steps::after("write resolv.conf");
+                    }
                 }
             }
             DnsChange::SetLink(link) => {
                 entry.link = Some(SetLink { interface: link.interface.clone(), ifindex: link.ifindex });
                 entry.store(&self.place.state_dir)?;
                 self.link = None;
+                steps::before("set the link's DNS");
                 set_link(&self.place.root, link).await?;
+                steps::after("set the link's DNS");
                 self.link = Some(link.clone());
             }
         }

@@ -6,6 +6,7 @@ use super::files::{self, Content};
 use super::journal::{Journal, ReplacedFile, SetLink, lock};
 use super::resolv_conf::is_ours;
 use super::resolved::{ResolvedError, revert_link};
+use crate::steps;
 use std::io;
 use std::path::Path;
 
@@ -56,7 +57,9 @@ async fn restore_if(state_dir: &Path, wanted: impl Fn(&Journal) -> bool) -> Resu
     let _lock = lock(state_dir).await?;
     match Journal::load(state_dir)? {
         Some(journal) if wanted(&journal) => {
+            steps::before("give the host's DNS back");
             let restored = undo(&journal).await?;
+            steps::after("give the host's DNS back");
             Journal::clear(state_dir)?;
             Ok(restored)
         }

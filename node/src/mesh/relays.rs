@@ -17,7 +17,18 @@ pub(super) struct RelayLinks {
     addrs: HashMap<RelayId, Vec<Endpoint>>,
     wanted: BTreeSet<RelayId>,
     links: HashMap<RelayId, RelayClient>,
-    changes: VecDeque<(RelayId, bool)>,
+    changes: VecDeque<(RelayId, RelayState)>,
+}
+
+/// How a relay is now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RelayState {
+    Up,
+    Down,
+    /// Silent under traffic.
+    Doubtful,
+    /// No longer.
+    Clear,
 }
 
 impl RelayLinks {
@@ -42,7 +53,7 @@ impl RelayLinks {
             self.links.iter().filter(|(id, l)| keys.get(id) != Some(&l.relay())).map(|(id, _)| *id).collect();
         for id in gone {
             self.links.remove(&id);
-            self.changes.push_back((id, false));
+            self.changes.push_back((id, RelayState::Down));
         }
         self.connect(now);
     }
@@ -119,8 +130,8 @@ impl RelayLinks {
         self.links.values_mut().find_map(RelayClient::poll_transmit)
     }
 
-    /// The next relay that came up (`true`) or went down.
-    pub(super) fn poll_change(&mut self) -> Option<(RelayId, bool)> {
+    /// The next relay whose state changed.
+    pub(super) fn poll_change(&mut self) -> Option<(RelayId, RelayState)> {
         self.collect();
         self.changes.pop_front()
     }
@@ -153,15 +164,14 @@ impl RelayLinks {
                 match event {
                     RelayEvent::Up { via, observed } => {
                         tracing::debug!(relay = %id, %via, %observed, "attached to a relay");
-                        self.changes.push_back((*id, true));
+                        self.changes.push_back((*id, RelayState::Up));
                     }
                     RelayEvent::Down { why } => {
                         tracing::warn!(relay = %id, %why, "a relay is not usable");
-                        self.changes.push_back((*id, false));
+                        self.changes.push_back((*id, RelayState::Down));
                     }
-                    RelayEvent::Doubtful | RelayEvent::Clear => {
-                        tracing::debug!(relay = %id, ?event, "a relay's state changed");
-                    }
+                    RelayEvent::Doubtful => self.changes.push_back((*id, RelayState::Doubtful)),
+                    RelayEvent::Clear => self.changes.push_back((*id, RelayState::Clear)),
                     RelayEvent::PeerGone(peer) => tracing::trace!(relay = %id, ?peer, "not at this relay"),
                 }
             }

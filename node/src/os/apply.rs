@@ -11,6 +11,7 @@ use super::nft::DELETE_SCRIPT;
 use super::plan::Change;
 use super::read;
 use super::sysctl;
+use crate::steps;
 
 /// What is needed to execute changes.
 pub(crate) struct Executor<'a> {
@@ -33,7 +34,9 @@ impl<'a> Executor<'a> {
         self.record_interface().await?;
         for change in changes {
             tracing::debug!(%change, "host");
+            steps::before(change);
             self.execute_one(change).await?;
+            steps::after(change);
         }
         Ok(())
     }
@@ -123,18 +126,24 @@ pub(crate) async fn undo(netlink: &Netlink, journal: &mut Journal) -> Result<(),
         return Ok(());
     }
     for (message, _) in netlink.rules().await? {
+        steps::before("undo a rule");
         netlink.delete_rule(message).await?;
     }
     for (message, _) in netlink.routes().await? {
+        steps::before("undo a route");
         netlink.delete_route(message).await?;
     }
     match read::nft_table().await {
-        Ok(Some(_)) => command::nft_script(DELETE_SCRIPT).await?,
+        Ok(Some(_)) => {
+            steps::before("undo the nft table");
+            command::nft_script(DELETE_SCRIPT).await?;
+        }
         // Without nft we cannot have made a table.
         Ok(None) | Err(OsError::NftMissing) => {}
         Err(other) => return Err(other),
     }
     for recorded in journal.pending().into_iter().rev() {
+        steps::before(format_args!("undo record {}", recorded.index));
         match recorded.record {
             Record::Sysctl(change) => sysctl::restore(&change)?,
             Record::Hook { hook, interface } => assist::remove(hook, &interface).await?,
@@ -153,5 +162,6 @@ pub(crate) async fn undo(netlink: &Netlink, journal: &mut Journal) -> Result<(),
             Record::Undone { .. } => {}
         }
     }
+    steps::before("remove the journal");
     journal.remove()
 }

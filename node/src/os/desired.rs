@@ -173,7 +173,7 @@ pub enum RouteKind {
     Throw,
 }
 
-/// One policy-routing rule. All of them say "not from our own sockets".
+/// One policy-routing rule. None of them is for packets of our own sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Rule {
     /// Smaller is earlier.
@@ -195,6 +195,12 @@ pub enum RuleAction {
     MeshDefault,
     /// Refuse what is left: nothing leaks.
     Unreachable,
+    /// Refuse questions to resolvers, those on the LAN included: they would ask the internet for us. Of
+    /// this rule's packets none carries a mark, rather than not ours: the kernel has no "and not".
+    RefuseDns {
+        /// TCP, else UDP.
+        tcp: bool,
+    },
 }
 
 /// An accepted route and a connected network share addresses.
@@ -244,6 +250,28 @@ impl Desired {
             firewall_assist: false,
             overlaps: Vec::new(),
         }
+    }
+
+    /// Nothing of ours but the closed door: no internet traffic of either family leaves this host, and no
+    /// question to a resolver. For a host whose user chose an exit while this node is in no mesh.
+    pub fn exit_block(interface: IfName) -> Self {
+        let mut desired = Self::nothing(interface);
+        for family in [Family::V4, Family::V6] {
+            for (priority, action) in [
+                (5215, RuleAction::RefuseDns { tcp: false }),
+                (5215, RuleAction::RefuseDns { tcp: true }),
+                (5220, RuleAction::MainPrefixes),
+                (5230, RuleAction::Unreachable),
+            ] {
+                desired.rules.insert(Rule { priority, family, action });
+            }
+        }
+        desired
+    }
+
+    /// Whether nothing of ours is wanted on the host.
+    pub fn is_nothing(&self) -> bool {
+        *self == Self { mtu: self.mtu, ..Self::nothing(self.interface.clone()) }
     }
 
     /// What the host should look like with this map and these settings.
@@ -375,6 +403,14 @@ impl fmt::Display for Rule {
             RuleAction::MainPrefixes => "lookup main suppress_prefixlength 0".into(),
             RuleAction::MeshDefault => format!("lookup {TABLE}"),
             RuleAction::Unreachable => "unreachable".into(),
+            RuleAction::RefuseDns { tcp } => {
+                let transport = if tcp { "tcp" } else { "udp" };
+                return write!(
+                    f,
+                    "{} {}: no fwmark ipproto {transport} dport 53 unreachable",
+                    self.family, self.priority
+                );
+            }
         };
         write!(f, "{} {}: not fwmark {FWMARK:#x} {action}", self.family, self.priority)
     }

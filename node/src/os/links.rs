@@ -77,6 +77,14 @@ pub async fn local_endpoints(mesh: &IfName) -> Result<Vec<IpAddr>, OsError> {
     Ok(usable_addresses(&Netlink::open()?.links().await?, mesh))
 }
 
+/// Every interface of this host.
+///
+/// # Errors
+/// When the kernel does not answer.
+pub(crate) async fn all() -> Result<Vec<Link>, OsError> {
+    Netlink::open()?.links().await
+}
+
 /// Every network that is connected to this host, containers' included.
 ///
 /// # Errors
@@ -93,7 +101,7 @@ pub async fn connected_lans(mesh: &IfName) -> Result<Vec<Prefix>, OsError> {
     Ok(lans(&Netlink::open()?.links().await?, mesh))
 }
 
-fn leads_outside(link: &Link, mesh: &IfName) -> bool {
+pub(super) fn leads_outside(link: &Link, mesh: &IfName) -> bool {
     let virtual_kind = link.kind.as_deref().is_some_and(|kind| VIRTUAL_KINDS.contains(&kind));
     let virtual_name = VIRTUAL_NAMES.iter().any(|prefix| link.name.starts_with(prefix));
     link.up && !link.loopback && link.name != mesh.as_str() && !virtual_kind && !virtual_name

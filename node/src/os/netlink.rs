@@ -10,13 +10,14 @@ use futures_util::TryStreamExt;
 use ipnet::IpNet;
 use meshd_proto::Prefix;
 use netlink_packet_route::AddressFamily;
+use netlink_packet_route::IpProtocol;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, CacheInfo};
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use netlink_packet_route::rule::{
-    RuleAction as KernelAction, RuleAttribute, RuleFlags, RuleHeader, RuleMessage,
+    RuleAction as KernelAction, RuleAttribute, RuleFlags, RuleHeader, RuleMessage, RulePortRange,
 };
 use rtnetlink::{Handle, IpVersion, LinkUnspec, RouteMessageBuilder};
 use std::io;
@@ -26,6 +27,7 @@ use tokio::task::JoinSet;
 /// No such device, no such process, no such address: what an undo meets when it is done already.
 const GONE: [i32; 4] = [libc::ENODEV, libc::ESRCH, libc::EADDRNOTAVAIL, libc::ENOENT];
 const MAIN_TABLE: u32 = 254;
+const DNS: RulePortRange = RulePortRange { start: 53, end: 53 };
 
 /// A connection to the kernel. Its driver ends with it.
 #[derive(Debug)]
@@ -53,6 +55,23 @@ pub struct Link {
     pub addresses: Vec<IpNet>,
 }
 
+/// What tells one piece of hardware, and one plugging of its cable, from another.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Hardware {
+    pub(crate) index: u32,
+    /// Link-layer address.
+    pub(crate) address: Vec<u8>,
+    /// How often its carrier came or went.
+    pub(crate) carriers: u32,
+}
+
+/// A default route of the main table.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct DefaultRoute {
+    pub(crate) gateway: Option<IpAddr>,
+    pub(crate) link: u32,
+}
+
 impl Netlink {
     pub(crate) fn open() -> Result<Self, OsError> {
         let (connection, handle, _) = rtnetlink::new_connection_with_strict_check()
@@ -64,6 +83,11 @@ impl Netlink {
 
     /// Every interface with its addresses.
     pub(crate) async fn links(&self) -> Result<Vec<Link>, OsError> {
+        Ok(self.links_with_hardware().await?.0)
+    }
+
+    /// Every interface with its addresses, and what it is made of.
+    pub(crate) async fn links_with_hardware(&self) -> Result<(Vec<Link>, Vec<Hardware>), OsError> {
         let what = "list network interfaces";
         let found: Vec<LinkMessage> =
             self.handle.link().get().execute().try_collect().await.map_err(|e| failed(what, e))?;
@@ -76,7 +100,7 @@ impl Netlink {
                 link.addresses.push(net);
             }
         }
-        Ok(links)
+        Ok((links, found.iter().map(parse_hardware).collect()))
     }
 
     /// The mesh interface.
@@ -231,6 +255,14 @@ impl Netlink {
 
     /// The interfaces that default routes of the main table use.
     pub(crate) async fn uplinks(&self) -> Result<Vec<u32>, OsError> {
+        let mut found: Vec<u32> = self.default_routes().await?.into_iter().map(|r| r.link).collect();
+        found.sort_unstable();
+        found.dedup();
+        Ok(found)
+    }
+
+    /// The default routes of the main table.
+    pub(crate) async fn default_routes(&self) -> Result<Vec<DefaultRoute>, OsError> {
         let mut found = Vec::new();
         for query in [
             RouteMessageBuilder::<Ipv4Addr>::new().table_id(MAIN_TABLE).build(),
@@ -241,13 +273,17 @@ impl Netlink {
             query.header.kind = RouteType::Unspec;
             let mut listed = std::pin::pin!(self.handle.route().get(query).execute());
             while let Ok(Some(message)) = listed.try_next().await {
-                if message.header.destination_prefix_length == 0 {
-                    found.extend(out_link(&message));
+                if message.header.destination_prefix_length == 0
+                    && let Some(link) = out_link(&message)
+                {
+                    let gateway = message.attributes.iter().find_map(|a| match a {
+                        RouteAttribute::Gateway(addr) => to_ip(addr),
+                        _ => None,
+                    });
+                    found.push(DefaultRoute { gateway, link });
                 }
             }
         }
-        found.sort_unstable();
-        found.dedup();
         Ok(found)
     }
 }
@@ -292,6 +328,18 @@ fn parse_link(message: &LinkMessage) -> Link {
         }
     }
     link
+}
+
+fn parse_hardware(message: &LinkMessage) -> Hardware {
+    let mut hardware = Hardware { index: message.header.index, address: Vec::new(), carriers: 0 };
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::Address(address) => hardware.address.clone_from(address),
+            LinkAttribute::CarrierChanges(count) => hardware.carriers = *count,
+            _ => {}
+        }
+    }
+    hardware
 }
 
 fn parse_address(message: &AddressMessage) -> Option<IpNet> {
@@ -387,7 +435,6 @@ fn build_route(link: u32, prefix: Prefix, kind: RouteKind) -> RouteMessage {
     message
 }
 
-/// `(priority, mark, mask, table, suppressed length, protocol)`.
 struct RuleFields {
     priority: u32,
     mark: u32,
@@ -395,6 +442,8 @@ struct RuleFields {
     table: u32,
     suppress: u32,
     protocol: u8,
+    transport: Option<IpProtocol>,
+    to_port: Option<RulePortRange>,
 }
 
 fn rule_fields(message: &RuleMessage) -> RuleFields {
@@ -405,6 +454,8 @@ fn rule_fields(message: &RuleMessage) -> RuleFields {
         table: message.header.table.into(),
         suppress: u32::MAX,
         protocol: 0,
+        transport: None,
+        to_port: None,
     };
     for attribute in &message.attributes {
         match attribute {
@@ -414,6 +465,8 @@ fn rule_fields(message: &RuleMessage) -> RuleFields {
             RuleAttribute::Table(v) => fields.table = *v,
             RuleAttribute::SuppressPrefixLen(v) => fields.suppress = *v,
             RuleAttribute::Protocol(v) => fields.protocol = u8::from(*v),
+            RuleAttribute::IpProtocol(v) => fields.transport = Some(*v),
+            RuleAttribute::DestinationPortRange(v) => fields.to_port = Some(*v),
             _ => {}
         }
     }
@@ -432,6 +485,16 @@ fn parse_rule(message: &RuleMessage) -> Option<Rule> {
         AddressFamily::Inet6 => Family::V6,
         _ => return None,
     };
+    if let (Some(transport), Some(DNS)) = (fields.transport, fields.to_port) {
+        let unmarked = fields.mark == 0 && fields.mask == u32::MAX;
+        let refused = message.header.action == KernelAction::Unreachable && unmarked;
+        let tcp = transport == IpProtocol::Tcp;
+        return (refused && !message.header.flags.contains(RuleFlags::Invert)).then_some(Rule {
+            priority: fields.priority,
+            family,
+            action: RuleAction::RefuseDns { tcp },
+        });
+    }
     let marked = fields.mark == FWMARK && fields.mask == u32::MAX;
     if !marked || !message.header.flags.contains(RuleFlags::Invert) {
         return None;
@@ -454,9 +517,11 @@ fn build_rule(rule: Rule) -> RuleMessage {
         action: KernelAction::ToTable,
         ..RuleHeader::default()
     };
+    // "Not" would hold for the whole of the rule, the port included, so this one says "no mark" instead.
+    let mark = if matches!(rule.action, RuleAction::RefuseDns { .. }) { 0 } else { FWMARK };
     message.attributes.extend([
         RuleAttribute::Priority(rule.priority),
-        RuleAttribute::FwMark(FWMARK),
+        RuleAttribute::FwMark(mark),
         RuleAttribute::FwMask(u32::MAX),
         RuleAttribute::Protocol(RouteProtocol::Other(PROTOCOL)),
     ]);
@@ -466,6 +531,14 @@ fn build_rule(rule: Rule) -> RuleMessage {
         RuleAction::MeshDefault => [Some(TABLE), None],
         RuleAction::Unreachable => {
             message.header.action = KernelAction::Unreachable;
+            [None, None]
+        }
+        RuleAction::RefuseDns { tcp } => {
+            message.header.action = KernelAction::Unreachable;
+            message.header.flags = RuleFlags::empty();
+            let transport = if tcp { IpProtocol::Tcp } else { IpProtocol::Udp };
+            message.attributes.push(RuleAttribute::IpProtocol(transport));
+            message.attributes.push(RuleAttribute::DestinationPortRange(DNS));
             [None, None]
         }
     };

@@ -115,7 +115,12 @@ fn plan_routes(desired: &Desired, actual: &Actual, changes: &mut Vec<Change>) {
     let mut missing: Vec<Rule> = desired.rules.difference(&actual.rules).copied().collect();
     missing.retain(|rule| rule.family == Family::V4 || actual.ipv6);
     // First the LAN, then the closed door, then the routes, then what leads to them.
-    let early = |rule: &Rule| matches!(rule.action, RuleAction::MainPrefixes | RuleAction::Unreachable);
+    let early = |rule: &Rule| {
+        matches!(
+            rule.action,
+            RuleAction::MainPrefixes | RuleAction::Unreachable | RuleAction::RefuseDns { .. }
+        )
+    };
     changes.extend(missing.iter().filter(|r| early(r)).map(|r| Change::AddRule(*r)));
     if let Some(link) = &actual.link {
         for (prefix, kind) in &desired.routes {
@@ -136,7 +141,7 @@ fn plan_removals(desired: &Desired, actual: &Actual, changes: &mut Vec<Change>) 
     let stale_routes = actual.routes.keys().filter(|p| !desired.routes.contains_key(p));
     changes.extend(stale_routes.map(|p| Change::DeleteRoute(*p)));
     changes.extend(closing.into_iter().map(Change::DeleteRule));
-    if let Some(link) = actual.link.as_ref().filter(|_| !desired.addresses.is_empty()) {
+    if let Some(link) = &actual.link {
         let stale = link.addresses.iter().filter(|net| {
             let host_route = net.prefix_len() == net.max_prefix_len();
             !(host_route && desired.addresses.contains_key(&net.addr()))

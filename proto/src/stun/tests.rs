@@ -41,7 +41,7 @@ fn rfc5769_v6() -> Vec<u8> {
 fn the_vectors_of_rfc_5769_are_read() {
     assert_eq!(
         Binding::parse(&rfc5769_request()),
-        Ok(Binding::Request { id: RFC5769_ID, len: 108, unknown_required: true })
+        Ok(Binding::Request { id: RFC5769_ID, len: 108, unknown_required: true, change_port: false })
     );
     let v4 = Endpoint("192.0.2.1:32853".parse().unwrap());
     assert_eq!(Binding::parse(&rfc5769_v4()), Ok(Binding::Success { id: RFC5769_ID, mapped: v4 }));
@@ -145,4 +145,17 @@ proptest! {
             prop_assert!(answer.is_none_or(|a| a.len() <= bytes.len()));
         }
     }
+}
+
+#[test]
+fn a_request_for_the_other_port_is_as_long_as_the_ordinary_one_and_understood() {
+    let id = TransactionId([5; 12]);
+    let request = encode_change_port_request(id);
+    assert_eq!(
+        Binding::parse(&request),
+        Ok(Binding::Request { id, len: REQUEST_LEN, unknown_required: false, change_port: true })
+    );
+    let mut other_address = request;
+    other_address[27] = 4;
+    assert!(matches!(Binding::parse(&other_address), Ok(Binding::Request { unknown_required: true, .. })));
 }

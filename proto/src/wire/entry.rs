@@ -485,16 +485,14 @@ fn split(msg: SplitMsg) -> Decoded<SplitRoute> {
     Ok(SplitRoute { suffix: msg.suffix.parse()?, upstreams: endpoints("upstreams", &msg.upstreams)? })
 }
 
-const KINDS: [(u32, RecordType); 4] =
-    [(1, RecordType::A), (28, RecordType::Aaaa), (5, RecordType::Cname), (16, RecordType::Txt)];
-
 /// The number of the type in the DNS itself.
 pub(super) fn record_kind(kind: RecordType) -> u32 {
-    KINDS.iter().find(|(_, k)| *k == kind).map_or(0, |(n, _)| *n)
+    u32::from(kind.number())
 }
 
 pub(super) fn record_type(number: u32) -> Decoded<RecordType> {
-    KINDS.iter().find(|(n, _)| *n == number).map(|(_, k)| *k).ok_or(DecodeError::UnknownKind)
+    let found = RecordType::ALL.into_iter().find(|kind| record_kind(*kind) == number);
+    found.ok_or(DecodeError::UnknownKind)
 }
 
 fn value_bytes(value: &RecordValue) -> Vec<u8> {
@@ -520,7 +518,7 @@ fn record(msg: RecordMsg) -> Decoded<Entry> {
                 Ok(RecordValue::Address(addr))
             }
             RecordType::Cname => Ok(RecordValue::Name(utf8(b)?.parse()?)),
-            RecordType::Txt => Ok(RecordValue::Text(utf8(b)?)),
+            _ => Ok(RecordValue::Text(utf8(b)?)),
         }
     };
     let values = msg.values.into_iter().map(value).collect::<Decoded<_>>()?;

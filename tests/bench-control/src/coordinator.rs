@@ -6,7 +6,7 @@ use crate::node;
 use anyhow::{Context, Result, bail};
 use meshd_coordinator::clock;
 use meshd_coordinator::control::Hub;
-use meshd_coordinator::service::{Actor, Founding, RegisterRequest, Service, TokenRequest};
+use meshd_coordinator::service::{Actor, Founding, PolicyChange, RegisterRequest, Service, TokenRequest};
 use meshd_coordinator::store::{StateDir, Store};
 use meshd_proto::token::TokenSecret;
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,7 +38,7 @@ pub(crate) async fn run(args: &[String]) -> Result<()> {
         match words.as_slice() {
             ["tag", name, tag] => service.tag_node(&ROOT, name, &BTreeSet::from([tag.parse()?]), now).await?,
             ["policy"] => {
-                service.set_policy(&ROOT, &mesh.policy(true), None, now).await?;
+                service.set_policy(&ROOT, &forced(&mesh.policy(true)), now).await?;
             }
             _ => bail!("`{line}`?"),
         }
@@ -71,7 +71,7 @@ async fn open(dir: &Path, mesh: Mesh, size: usize) -> Result<Arc<Service>> {
     let loaded = founding.run(&mut store, now).await?;
     let service = Arc::new(Service::new(store, loaded, now));
     service.set_reachability(&ROOT, &["127.0.0.1:1".to_owned()], None, None, now).await?;
-    service.set_policy(&ROOT, &mesh.policy(false), None, now).await?;
+    service.set_policy(&ROOT, &forced(&mesh.policy(false)), now).await?;
     let mut tokens: BTreeMap<String, TokenSecret> = BTreeMap::new();
     for i in 0..size {
         let tag = mesh.tag(i);
@@ -130,4 +130,9 @@ async fn accept(listener: TcpListener, hub: Arc<Hub>) {
             }
         });
     }
+}
+
+/// A change of policy that is measured, whatever it cuts.
+fn forced(text: &str) -> PolicyChange<'_> {
+    PolicyChange { text, expected: None, force: true }
 }

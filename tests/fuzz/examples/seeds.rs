@@ -1,7 +1,8 @@
 //! Writes the hand-made inputs of every corpus: `cargo run --example seeds` in this folder. Findings
 //! and inputs that a fuzzer found are files beside them and are left alone.
 
-use meshd_engine::path::probe::{Content, Probe, TxId, seal};
+use meshd_engine::nat::Mapping;
+use meshd_engine::path::probe::{Content, Fitness, Probe, TxId, Whereabouts, seal};
 use meshd_fuzz::probe_parties;
 use meshd_proto::channel::Initiator;
 use meshd_proto::control::{
@@ -30,8 +31,12 @@ fn main() -> std::io::Result<()> {
         ("token", token()),
         ("stun", stun()),
         ("packet", packet()),
+        ("segments", segments()),
         ("probe", probe()),
         ("relay_frame", relay()),
+        ("gateway_wire", gateway_wire()),
+        ("socks5", socks5()),
+        ("http_proxy", http_proxy()),
     ] {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
         std::fs::create_dir_all(&folder)?;
@@ -44,8 +49,69 @@ fn main() -> std::io::Result<()> {
 
 type Seeds = Vec<(String, Vec<u8>)>;
 
+/// A handful of flows each: kind by kind, then mixed, then damaged.
+fn segments() -> Seeds {
+    let flow = |shape: u8, len: u16, size: u16| {
+        let (len, size) = (len.to_be_bytes(), size.to_be_bytes());
+        let mut f = vec![shape, len[0], len[1], size[0], size[1], 7, 0xff, 0xf0, 2, 0xff, 0xff, 0xff, 0x80];
+        if shape & 8 != 0 {
+            f.push(0x18);
+        }
+        f.extend([2, 0]);
+        if shape & 2 != 0 {
+            f.push(3);
+        }
+        f
+    };
+    let tcp4 = flow(0b0110, 20_000, 1327);
+    let tcp6 = flow(0b0111, 20_000, 1307);
+    let udp4 = flow(0b0100, 9_000, 1199);
+    let udp6 = flow(0b0101, 9_000, 1199);
+    let pushed = flow(0b1110, 5_001, 999);
+    let extended = flow(0b11_0111, 4_000, 999);
+    let list = [&tcp4, &tcp6, &udp4, &udp6, &pushed, &extended];
+    let mut seeds: Seeds =
+        list.iter().enumerate().map(|(i, f)| (format!("flow-{i}"), [&[1u8][..], f].concat())).collect();
+    let mixed = [&[1u8][..], &tcp4, &udp6, &pushed].concat();
+    seeds.push(("mixed".into(), mixed.clone()));
+    for kind in 0..5u8 {
+        let damaged =
+            [&mixed[..], &[3, 2, 5, kind, 0, 33, 9, 4, 1, kind, 0, 50, 1, 0, 7, kind, 1, 0, 255]].concat();
+        seeds.push((format!("damaged-{kind}"), damaged));
+    }
+    seeds
+}
+
 fn named<'a>(list: impl IntoIterator<Item = (&'a str, Vec<u8>)>) -> Seeds {
     list.into_iter().map(|(name, bytes)| (name.to_owned(), bytes)).collect()
+}
+
+fn socks5() -> Seeds {
+    named([
+        ("greeting", vec![0, 5, 2, 0, 2]),
+        ("password", [&[1, 1, 2][..], b"me", &[6], b"secret"].concat()),
+        ("connect-name", [&[2, 5, 1, 0, 3, 12][..], b"nas.internal", &[0, 80]].concat()),
+        ("connect-v4", vec![2, 5, 1, 0, 1, 192, 168, 1, 10, 0, 80]),
+        ("associate-v6", [&[2, 5, 3, 0, 4][..], &[0xfd; 16], &[0, 0]].concat()),
+        ("datagram", [&[3, 0, 0, 0, 3, 3][..], b"nas", &[0, 53], b"payload"].concat()),
+    ])
+}
+
+fn http_proxy() -> Seeds {
+    let text = |text: &str| text.replace('|', "\r\n").into_bytes();
+    named([
+        ("connect", text("CONNECT nas.internal:443 HTTP/1.1|Host: nas.internal:443||")),
+        ("connect-v6", text("CONNECT [fd00::1]:22 HTTP/1.0||SSH-2.0")),
+        (
+            "absolute",
+            text(
+                "GET http://nas/x?y HTTP/1.1|Host: nas|Proxy-Authorization: Basic bWU6eA==|Proxy-Connection: keep-alive||",
+            ),
+        ),
+        ("query-only", text("POST http://nas:81?q HTTP/1.1|Content-Length: 2||ab")),
+        ("folded", text("CONNECT nas:1 HTTP/1.1|A: b| c||")),
+        ("origin", text("GET / HTTP/1.1||")),
+    ])
 }
 
 fn policy() -> Seeds {
@@ -423,12 +489,19 @@ fn probe() -> Seeds {
         ("ping", Content::Ping),
         ("pong", Content::Pong { observed: Some(endpoints[0]) }),
         ("pong-relayed", Content::Pong { observed: None }),
-        ("candidates", Content::Candidates { home_relay: Some(RelayId(1)), endpoints }),
-        ("candidates-none", Content::Candidates { home_relay: None, endpoints: vec![] }),
+        ("candidates", Content::Candidates(Whereabouts {
+                home_relay: Some(RelayId(1)),
+                backup_relay: Some(RelayId(2)),
+                mapping: Mapping::Dependent,
+                mapped: endpoints.first().copied(),
+                endpoints,
+            })),
+        ("candidates-none", Content::Candidates(Whereabouts::default())),
+        ("meet", Content::Meet { round: 1 }),
     ];
     let mut seeds = Vec::new();
     for (name, content) in contents {
-        let probe = Probe { txid: TxId([4; 12]), has_session: name == "ping", content };
+        let probe = Probe { txid: TxId([4; 12]), has_session: name == "ping", fitness: Fitness::Fit, content };
         let sealed = seal(key, *sender, &[9; 24], &probe);
         seeds.push((format!("sealed-{name}"), [&[0][..], &sealed].concat()));
     }
@@ -479,4 +552,38 @@ fn relay() -> Seeds {
     seeds.push(("stun".to_owned(), encode_request(TransactionId([7; 12])).to_vec()));
     seeds.push(("wireguard".to_owned(), payload));
     seeds
+}
+
+/// The first byte chooses the parser, the second how the bytes are cut.
+fn gateway_wire() -> Seeds {
+    let with = |kind: u8, size: u8, bytes: &[u8]| [&[kind, size], bytes].concat();
+    let hello = {
+        let name = b"a.example";
+        let list = [&[0, 0, 12, 0, 0, 9][..], name].concat();
+        let extension = [&[0, 0, 0, 14][..], &list[1..]].concat();
+        let body = [&[3, 3][..], &[7; 32], &[0, 0, 2, 0x13, 1, 1, 0, 0, 18], &extension].concat();
+        let message = [&[1, 0, 0, body.len() as u8][..], &body].concat();
+        [&[22, 3, 1, 0, message.len() as u8][..], &message].concat()
+    };
+    let (client, server) = ("192.0.2.1:4000", "198.51.100.1:443");
+    let (client6, server6) = ("[2001:db8::1]:4000", "[2001:db8::2]:443");
+    let proxy = |from: &str, to: &str| {
+        let (from, to) = (from.parse().expect("an address"), to.parse().expect("an address"));
+        meshd_gateway::wire::proxy_v2::encode(from, to, false)
+    };
+    let request =
+        b"GET /a HTTP/1.1\r\nHost: a\r\n\r\nPOST /b HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello";
+    let chunked = b"POST /c HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5;x=1\r\nhello\r\n0\r\nx-t: 1\r\n\r\n";
+    let both =
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
+    let upgrade = b"GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n\x81\x00";
+    named([
+        ("hello", with(0, 1, &hello)),
+        ("proxy-v4", with(1, 1, &proxy(client, server))),
+        ("proxy-v6", with(1, 1, &proxy(client6, server6))),
+        ("requests", with(2, 7, request)),
+        ("chunked", with(2, 3, chunked)),
+        ("both-lengths", with(2, 9, both)),
+        ("upgrade", with(2, 5, upgrade)),
+    ])
 }

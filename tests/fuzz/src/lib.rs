@@ -7,14 +7,20 @@
 
 mod control;
 mod datagram;
+mod gateway;
 mod packet;
 mod policy;
+mod proxy;
+mod segments;
 mod token;
 
 pub use control::control_frame;
 pub use datagram::{probe, probe_parties, relay_frame, stun};
+pub use gateway::gateway_wire;
 pub use packet::packet;
 pub use policy::policy;
+pub use proxy::{http_proxy, socks5};
+pub use segments::segments;
 pub use token::token;
 
 /// A fuzz target.
@@ -27,6 +33,10 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("token", token),
     ("stun", stun),
     ("packet", packet),
+    ("segments", segments),
     ("probe", probe),
     ("relay_frame", relay_frame),
+    ("gateway_wire", gateway_wire),
+    ("socks5", socks5),
+    ("http_proxy", http_proxy),
 ];

@@ -113,6 +113,41 @@ impl Lab {
         Ok((host, v4, v6.machine6))
     }
 
+    /// Two machines joined by one cable, `eth0` at both ends, without the internet; each with its
+    /// address on it.
+    pub fn pair(&self, left: &str, right: &str) -> Result<[(Host, Ipv4Addr); 2]> {
+        let (a, b) = (self.boot(left)?, self.boot(right)?);
+        let net = self.lans.fetch_add(1, Ordering::Relaxed);
+        let (a4, b4) = (Ipv4Addr::new(10, 200, net, 1), Ipv4Addr::new(10, 200, net, 2));
+        a.wire(Wire {
+            name: "eth0".to_owned(),
+            peer: b.clone(),
+            peer_name: "eth0".to_owned(),
+            setup: format!("addr add {a4}/24 dev eth0\n"),
+            peer_setup: format!("addr add {b4}/24 dev eth0\n"),
+        })?;
+        Ok([(a, a4), (b, b4)])
+    }
+
+    /// A cable from `name` of `host`, with an address, to a port of a bridge on `switch`.
+    pub fn cable(
+        &self,
+        host: &Host,
+        name: &str,
+        address: &str,
+        switch: &Host,
+        port: &str,
+        bridge: &str,
+    ) -> Result<()> {
+        host.wire(Wire {
+            name: name.to_owned(),
+            peer: switch.clone(),
+            peer_name: port.to_owned(),
+            setup: format!("addr add {address} dev {name}\n"),
+            peer_setup: format!("link set {port} master {bridge}\n"),
+        })
+    }
+
     /// A machine on no network.
     pub fn host(&self, name: &str) -> Result<Host> {
         self.boot(name)

@@ -14,6 +14,7 @@
 mod address;
 mod capture;
 mod clock;
+mod gap;
 mod host;
 mod lab;
 mod link;
@@ -21,10 +22,12 @@ mod nat;
 mod process;
 mod reap;
 
+pub mod grid;
 pub mod mesh;
 
 pub use capture::{Capture, Capturing, Packet, Transport, WireGuard};
 pub use clock::{now, wait_until, wait_within};
+pub use gap::longest_gap;
 pub use host::Host;
 pub use lab::{Lab, Lan, Router, Uplink6, program_folder};
 pub use nat::Nat;

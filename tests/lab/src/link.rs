@@ -59,6 +59,7 @@ impl Host {
     pub fn set_loss(&self, interface: &str, percent: u8) -> Result<()> {
         let rule = match percent {
             0 => String::new(),
+            100.. => "meta protocol { ip, ip6 } drop;".to_owned(),
             _ => format!("meta protocol {{ ip, ip6 }} numgen random mod 100 < {percent} drop;"),
         };
         self.nft(&format!(

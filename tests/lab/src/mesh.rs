@@ -25,22 +25,35 @@ pub struct Coordinator {
     pub host: Host,
     /// Where nodes reach it.
     pub address: Ipv4Addr,
+    /// What it is told about that: addresses, or names.
+    public: Vec<String>,
     process: Option<Process>,
 }
 
 impl Coordinator {
     /// Starts a coordinator that tells nodes to come to `address`.
     pub fn start(host: &Host, address: Ipv4Addr) -> Result<Coordinator> {
+        Coordinator::start_as(host, address, &address.to_string())
+    }
+
+    /// Starts a coordinator that tells nodes to come to `public`, which somebody resolves to `address`.
+    pub fn start_as(host: &Host, address: Ipv4Addr, public: &str) -> Result<Coordinator> {
+        Coordinator::start_at(host, address, &[public.to_owned()])
+    }
+
+    /// Starts a coordinator at `address` that tells nodes to come to any of `public`.
+    pub fn start_at(host: &Host, address: Ipv4Addr, public: &[String]) -> Result<Coordinator> {
         need("meshd-coordinator")?;
-        let mut coordinator = Coordinator { host: host.clone(), address, process: None };
+        let mut coordinator =
+            Coordinator { host: host.clone(), address, public: public.to_vec(), process: None };
         coordinator.resume()?;
         Ok(coordinator)
     }
 
     /// Starts it again after [`Coordinator::kill`].
     pub fn resume(&mut self) -> Result<()> {
-        let process =
-            self.host.spawn("meshd-coordinator", ["serve", "--public", &self.address.to_string()])?;
+        let public = self.public.iter().flat_map(|at| ["--public", at.as_str()]);
+        let process = self.host.spawn("meshd-coordinator", ["serve"].into_iter().chain(public))?;
         let answers = wait_within(PATIENCE, || {
             let nodes = self.host.run("meshd-coordinator", ["nodes", "list", "--json"]).ok()?;
             nodes.is_success().then_some(())
@@ -139,6 +152,16 @@ pub fn kill_daemon(host: &Host) -> Result<()> {
     });
     ensure!(gone, "a daemon outlived SIGKILL on {}", host.name());
     Ok(())
+}
+
+/// Starts the daemon of `host` anew. A killed one counts as running until the kernel has closed its sockets.
+pub fn start_daemon(host: &Host) -> Result<Process> {
+    let started = wait_within(PATIENCE, || {
+        let mut daemon = host.spawn("meshd", ["run"]).ok()?;
+        wait_until(PATIENCE, || daemon.log().contains("meshd is ready") || !daemon.is_running());
+        daemon.is_running().then_some(daemon)
+    });
+    started.with_context(|| format!("no daemon starts on {}", host.name()))
 }
 
 /// The first mesh address of a node, by its own status.

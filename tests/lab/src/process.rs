@@ -185,7 +185,14 @@ impl Process {
     /// Sends a signal to the program itself.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         let pid = Pid::from_raw(self.pid()?).context("a process id is not 0")?;
-        kill_process(pid, signal).with_context(|| format!("cannot signal `{}`", self.command))
+        kill_process(pid, signal).with_context(|| format!("cannot signal `{}`", self.command))?;
+        // The helper that entered the namespaces stops with the program, and would not see its end.
+        if signal == Signal::KILL
+            && let Some(helper) = Pid::from_raw(self.child.id().cast_signed())
+        {
+            let _ = kill_process(helper, Signal::CONT);
+        }
+        Ok(())
     }
 }
 

@@ -70,6 +70,7 @@ fn unmodified_programs_resolve_a_bare_name_across_a_dhclient_renewal() {
     let me = Part::of("unmodified_programs_resolve_a_bare_name_across_a_dhclient_renewal");
     let packages = Packages::fetch();
     let Some(_inside) = me.in_namespaces() else { return };
+    let musl = musl_resolver();
     let _servers = plain_host("nameserver 127.0.0.99\n");
     let before = files_in(Path::new("/etc"));
     assert_eq!((getent("up.example"), getent("pi")), ("203.0.113.9".into(), String::new()));
@@ -84,6 +85,8 @@ fn unmodified_programs_resolve_a_bare_name_across_a_dhclient_renewal() {
         assert!(hosts.status.success() && text(&hosts).contains("pi"), "{}", text(&hosts));
         let nslookup = run("nslookup", &["pi"]);
         assert!(text(&nslookup).contains("Address: 100.71.0.1"), "{}", text(&nslookup));
+        let by_musl = |name: &str| text(&run(&musl, &[name])).trim().to_owned();
+        assert_eq!((by_musl("pi"), by_musl(up)), ("100.71.0.1".into(), "203.0.113.9".into()), "musl");
         assert_eq!((getent(up), getent(not)), ("203.0.113.9".into(), String::new()));
     };
     all_names("up.example", "renewed.example");
@@ -528,6 +531,16 @@ fn files_in(root: &Path) -> BTreeMap<String, String> {
         format!("{:o}\n{}", meta.permissions().mode(), String::from_utf8_lossy(&content))
     };
     entries.map(|e| (e.file_name().into_string().unwrap(), describe(&e.path()))).collect()
+}
+
+/// A program that resolves names by musl, which reads resolv.conf in its own way: Alpine's libc.
+fn musl_resolver() -> String {
+    let program =
+        Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("resolve-by-musl-{}", std::process::id()));
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/resolve.c");
+    let made = run("musl-gcc", &["-static", "-o", program.to_str().unwrap(), source.to_str().unwrap()]);
+    assert!(made.status.success(), "{}", text(&made));
+    program.to_str().unwrap().to_owned()
 }
 
 /// What glibc makes of a name: its IPv4 address, or nothing.

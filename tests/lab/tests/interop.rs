@@ -4,7 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use meshd_lab::mesh::{Coordinator, fetch, mesh_address, ping_until, up};
+use meshd_lab::mesh::{Coordinator, fetch, kill_daemon, mesh_address, ping_until, start_daemon, up};
 use meshd_lab::{Host, Lab, Nat, wait_until};
 
 /// WireGuard starts a new handshake after 120 s of traffic.
@@ -52,7 +52,9 @@ fn wireguard_go_joins_by_an_exported_config_and_goes_on_across_a_rekey() -> Resu
     up(&hub, &[&token])?;
     let hub4 = mesh_address(&hub)?;
 
-    let config = hub.run("meshd", ["export", "wg-quick", "phone", "--no-qr"])?.success()?.stdout;
+    let export = ["export", "wg-quick", "phone", "--no-qr", "--preshared-key"];
+    let config = hub.run("meshd", export)?.success()?.stdout;
+    ensure!(value(&config, "PresharedKey")?.len() == 44, "no preshared key");
     // The lab's addresses are documentation ranges, which the node does not take for public ones.
     let config = config.replace(&value(&config, "Endpoint")?, &format!("{public4}:41820"));
     bring_up(&phone, &config)?;
@@ -68,12 +70,33 @@ fn wireguard_go_joins_by_an_exported_config_and_goes_on_across_a_rekey() -> Resu
         assert_eq!(fetch(client, &format!("http://{address}/"))?, fs::read(server.file("/var/lib/body"))?);
     }
 
-    // The same configuration with another private key gets nothing.
-    let own = value(&config, "PrivateKey")?;
-    let wrong = thief.sh("wg genkey")?;
-    bring_up(&thief, &config.replace(&own, wrong.trim()))?;
-    thief.run("ping", ["-c", "3", "-i", "0.5", "-W", "1", &hub4.to_string()])?.failure()?;
-    assert_eq!(thief.sh("wg show wg0 latest-handshakes")?.split_whitespace().last(), Some("0"));
+    // The device asks the node that it is joined through, and gets that node's answers, also where the
+    // policy lets it do nothing but ping.
+    let icmp = r#"{"acls": [{"action": "accept", "proto": "icmp", "src": ["*"], "dst": ["*:*"]}]}"#;
+    fs::write(vps.file("/etc/policy.hujson"), icmp)?;
+    coordinator.run(&["policy", "set", "--force", "/etc/policy.hujson"])?;
+    let resolver = value(&config, "DNS")?.split(',').next().unwrap_or_default().to_owned();
+    let asked =
+        phone.run("dig", ["+short", "+time=2", &format!("@{resolver}"), "hub.home.internal"])?.success()?;
+    assert_eq!(asked.stdout.trim(), hub4.to_string(), "{}", asked.stderr);
+    let tcp = ["+short", "+tcp", "+time=2", &format!("@{resolver}"), "phone.home.internal"];
+    assert_eq!(phone.run("dig", tcp)?.success()?.stdout.trim(), phone4);
+
+    // The same configuration with another private key, or another preshared key, gets nothing.
+    let thief_gets_nothing = |own: String, wrong: String| -> Result<()> {
+        bring_up(&thief, &config.replace(&own, wrong.trim()))?;
+        thief.run("ping", ["-c", "3", "-i", "0.5", "-W", "1", &hub4.to_string()])?.failure()?;
+        assert_eq!(thief.sh("wg show wg0 latest-handshakes")?.split_whitespace().last(), Some("0"));
+        thief.sh("ip link del wg0")?;
+        Ok(())
+    };
+    thief_gets_nothing(value(&config, "PrivateKey")?, thief.sh("wg genkey")?)?;
+    thief_gets_nothing(value(&config, "PresharedKey")?, thief.sh("wg genpsk")?)?;
+
+    // The preshared key outlives a restart of the node.
+    kill_daemon(&hub)?;
+    let _daemon = start_daemon(&hub)?;
+    ping_until(&phone, &hub4.to_string(), Duration::from_secs(30))?;
 
     // Traffic both ways, twice a second, until keys have changed.
     let handshake = |host: &Host| -> Result<u64> {

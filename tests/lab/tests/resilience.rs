@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use meshd_lab::mesh::{
-    SmallInternet, fetch, kill_daemon, mesh_address, ping_until, up, wait_direct, wait_status,
+    SmallInternet, fetch, kill_daemon, mesh_address, ping_until, start_daemon, up, wait_direct, wait_status,
 };
 use meshd_lab::{Host, wait_within};
 
@@ -162,5 +162,36 @@ fn a_symmetric_nat_on_one_side_is_carried_by_the_relay() -> Result<()> {
     let body = net.serve_random(MIB)?;
     fetch_until(&net.laptop, "http://nas.home.internal/", &body, Duration::from_secs(20))?;
     assert!(!mesh_address(&net.laptop)?.is_unspecified());
+    Ok(())
+}
+
+#[test]
+fn a_stored_map_past_its_lease_goes_out_of_force_and_comes_back_with_the_coordinator() -> Result<()> {
+    let net = SmallInternet::new("lapse")?;
+    let mut coordinator = net.join_all()?;
+    ping_until(&net.laptop, "pi", Duration::from_secs(10))?;
+    kill_daemon(&net.laptop)?;
+    coordinator.kill()?;
+    // As if the coordinator had been away for almost all of the lease.
+    let folder = net.laptop.file("/var/lib/meshd");
+    let state = meshd_node::state::StateDir::open(&folder)?;
+    let (map, confirmed) = state.map().context("no stored map")?;
+    let lease = map.me.as_ref().context("nobody")?.map_lease;
+    state.set_map(&map, meshd_proto::UnixSeconds(confirmed.0 - lease + 40))?;
+
+    let _daemon = start_daemon(&net.laptop)?;
+    wait_status(&net.laptop, "in force", |status| status["state"] == "up-offline")?;
+    ping_until(&net.laptop, "pi", Duration::from_secs(10))?;
+    let lapsed = wait_within(Duration::from_secs(75), || {
+        net.laptop.sh("ip route show table 5200").ok()?.trim().is_empty().then_some(())
+    });
+    assert!(lapsed.is_some(), "the map stays in force past its lease");
+    let conf = net.laptop.sh("cat /etc/resolv.conf")?;
+    assert!(conf.contains("192.0.2.53"), "names are asked of nobody: {conf}");
+    net.laptop.run("ping", ["-c", "1", "-W", "1", &mesh_address(&net.pi)?.to_string()])?.failure()?;
+
+    coordinator.resume()?;
+    wait_status(&net.laptop, "back", |status| status["state"] == "up")?;
+    ping_until(&net.laptop, "pi", Duration::from_secs(15))?;
     Ok(())
 }

@@ -140,7 +140,7 @@ impl Coordinator {
                 key: NodeKey::from_bytes([9; 32]),
                 hosts: vec!["relay.example".to_owned()],
                 udp_port: 3478,
-                alt_udp_port: 0,
+                alt_udp_port: 3479,
                 tls_port: 443,
             }));
         }

@@ -2,9 +2,8 @@
 //! with STUN, and a coordinator that hands out maps and hints.
 //!
 //! Nothing here reads a clock or the operating system's entropy: a run is a function of its seed, and a
-//! failing one prints it. The network is simple on purpose (RFC 4787 endpoint-independent mapping with
-//! address-and-port-dependent filtering, which is what home routers do); kernels and real NATs are the
-//! namespace lab's business.
+//! failing one prints it. The network is simple on purpose (NATs of the classes of RFC 4787, one router deep);
+//! kernels and real NATs are the namespace lab's business.
 //!
 //! What is checked all the time, whatever a test does: no datagram on the wire holds
 //! a plaintext payload, and no packet is delivered to a node whose policy does not allow it.
@@ -17,7 +16,7 @@ mod random;
 mod world;
 
 pub use coordinator::Rules;
-pub use net::{Home, Place};
+pub use net::{Home, NatKind, Place};
 pub use node::{Delivered, NodeName};
 pub use packets::{Inner, inner};
 pub use random::Random;

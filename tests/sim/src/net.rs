@@ -14,6 +14,20 @@ pub(crate) const PORT: u16 = 41820;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Home(pub u8);
 
+/// How a home's router maps and filters (RFC 4787 §4.1, §5).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum NatKind {
+    /// Endpoint-independent mapping, filtering by address and port.
+    #[default]
+    Home,
+    /// Endpoint-independent mapping, filtering by address.
+    AddressRestricted,
+    /// Endpoint-independent mapping and filtering.
+    FullCone,
+    /// A random port for every destination, filtering by address and port.
+    Symmetric,
+}
+
 /// Where a node is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Place {
@@ -24,6 +38,11 @@ pub enum Place {
 }
 
 impl Place {
+    /// Whether both are in one home.
+    pub fn same_home(self, other: Self) -> bool {
+        matches!((self, other), (Self::Home(a, _), Self::Home(b, _)) if a == b)
+    }
+
     /// The address of the node's own interface.
     pub fn local(self) -> Endpoint {
         let ip = match self {
@@ -34,14 +53,15 @@ impl Place {
     }
 }
 
-/// A NAT with endpoint-independent mapping and address-and-port-dependent filtering (RFC 4787 §4.1, §5).
 #[derive(Debug, Default)]
 struct Nat {
-    /// Inside → outside port and when it was last used outwards.
-    mappings: HashMap<Endpoint, (u16, Instant)>,
+    kind: NatKind,
+    /// Inside, and for a symmetric one destination → outside port and when it was last used outwards.
+    mappings: HashMap<(Endpoint, Option<Endpoint>), (u16, Instant)>,
     /// (Outside port, remote) that the inside has sent to.
     sent_to: HashMap<(u16, Endpoint), Instant>,
-    next_port: u16,
+    /// Of the last mapping.
+    draw: u64,
 }
 
 /// All NATs.
@@ -77,9 +97,14 @@ fn is_private(ip: IpAddr) -> bool {
 }
 
 impl Net {
-    /// Sends a datagram from `place` to `to`; `None`: a NAT dropped it, or there is no such host.
-    pub(crate) fn route(&mut self, place: Place, to: Endpoint, now: Instant) -> Option<Arrival> {
-        let local = place.local();
+    /// What kind of router a home has from now on.
+    pub(crate) fn set_kind(&mut self, home: Home, kind: NatKind) {
+        self.nats.entry(home).or_default().kind = kind;
+    }
+
+    /// Sends a datagram from `place` and `port` to `to`; `None`: a NAT dropped it, or there is no such host.
+    pub(crate) fn route(&mut self, place: Place, port: u16, to: Endpoint, now: Instant) -> Option<Arrival> {
+        let local = Endpoint((place.local().0.ip(), port).into());
         let source = match place {
             Place::Public(_) => local,
             Place::Home(home, _) if is_private(to.0.ip()) => {
@@ -117,21 +142,34 @@ impl Net {
 impl Nat {
     fn outbound(&mut self, inside: Endpoint, to: Endpoint, now: Instant) -> u16 {
         let fresh = |at: Instant| now.saturating_duration_since(at) < MAPPING;
-        let port = match self.mappings.get(&inside) {
+        let key = (inside, (self.kind == NatKind::Symmetric).then_some(to));
+        let port = match self.mappings.get(&key) {
             Some((port, at)) if fresh(*at) => *port,
-            _ => {
-                self.next_port += 1;
-                20_000 + self.next_port
-            }
+            _ => loop {
+                self.draw =
+                    self.draw.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                let port = 1024 + ((self.draw >> 33) % 64_512) as u16;
+                if self.mappings.values().all(|(used, _)| *used != port) {
+                    break port;
+                }
+            },
         };
-        self.mappings.insert(inside, (port, now));
+        self.mappings.insert(key, (port, now));
         self.sent_to.insert((port, to), now);
         port
     }
 
     fn inbound(&self, port: u16, from: Endpoint, now: Instant) -> Option<Endpoint> {
         let fresh = |at: &Instant| now.saturating_duration_since(*at) < MAPPING;
-        let (inside, _) = self.mappings.iter().find(|(_, (p, at))| *p == port && fresh(at))?;
-        self.sent_to.get(&(port, from)).filter(|at| fresh(at)).map(|_| *inside)
+        let ((inside, _), _) = self.mappings.iter().find(|(_, (p, at))| *p == port && fresh(at))?;
+        let known = |allowed: &dyn Fn(&Endpoint) -> bool| {
+            self.sent_to.iter().any(|((p, to), at)| *p == port && allowed(to) && fresh(at))
+        };
+        let passes = match self.kind {
+            NatKind::FullCone => true,
+            NatKind::AddressRestricted => known(&|to| to.0.ip() == from.0.ip()),
+            NatKind::Home | NatKind::Symmetric => known(&|to| *to == from),
+        };
+        passes.then_some(*inside)
     }
 }

@@ -1,12 +1,13 @@
 //! One simulated node: an engine, and what a host does around it.
 
-use crate::net::Place;
+use crate::net::{PORT, Place};
 use crate::packets::{Inner, inner};
-use meshd_engine::data::{OpenSink, PathChoice, SealSink, open_run, seal_run};
+use meshd_engine::data::{Datagram, FromHost, OpenSink, SealSink, Way, open_run, seal_run};
 use meshd_engine::packet::Packet;
 use meshd_engine::session::marker::Marker;
 use meshd_engine::{Destination, Engine, EngineConfig, Input, Source};
-use meshd_proto::{NetworkId, NodeId, NodeSecret};
+use meshd_proto::{Endpoint, NetworkId, NodeId, NodeSecret};
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 /// A node of the simulation, by number from 1.
@@ -32,6 +33,17 @@ pub(crate) struct SimNode {
     /// Packets that its host sent: what comes back for them is a reply.
     pub(crate) sent: Vec<Inner>,
     pub(crate) wake: Option<Instant>,
+    /// Spare sockets: number → port, and when they are closed.
+    pub(crate) spares: BTreeMap<u64, (u16, Instant)>,
+    /// The spare sockets that are paths, by the peer's endpoint.
+    pub(crate) adopted: BTreeMap<Endpoint, u64>,
+}
+
+impl SimNode {
+    /// The port that datagrams for `to` leave by.
+    pub(crate) fn port_for(&self, to: Endpoint) -> u16 {
+        self.adopted.get(&to).and_then(|n| self.spares.get(n)).map_or(PORT, |(port, _)| *port)
+    }
 }
 
 pub(crate) fn engine(
@@ -55,12 +67,12 @@ pub(crate) struct Out {
 }
 
 impl SealSink for Out {
-    fn room(&mut self, max: usize) -> Option<&mut [u8]> {
+    fn room(&mut self, max: usize, _way: &Way) -> Option<&mut [u8]> {
         self.room = vec![0; max];
         Some(&mut self.room)
     }
-    fn commit(&mut self, len: usize, path: PathChoice) {
-        for to in path.to.into_iter().chain(path.also) {
+    fn commit(&mut self, len: usize, way: &Way) {
+        for to in way.path.to.into_iter().chain(way.path.also) {
             self.datagrams.push((to, self.room[..len].to_vec()));
         }
     }
@@ -71,7 +83,7 @@ impl SealSink for Out {
 
 impl OpenSink for Out {
     fn room(&mut self, max: usize) -> Option<&mut [u8]> {
-        SealSink::room(self, max)
+        SealSink::room(self, max, &Way::default())
     }
     fn deliver(&mut self, len: usize, _packet: &Packet) {
         self.packets.push(self.room[..len].to_vec());
@@ -89,9 +101,9 @@ impl SimNode {
     pub(crate) fn send(&mut self, packet: Inner, now: Instant) -> Out {
         let mut out = Out::default();
         self.sent.push(packet);
-        let bytes = packet.encode();
+        let mut bytes = packet.encode();
         let snapshot = self.engine.data().load_full();
-        seal_run(&snapshot, [bytes.as_slice()], &mut out, now);
+        seal_run(&snapshot, [FromHost::whole(&mut bytes)], &mut out, now);
         out
     }
 
@@ -99,7 +111,7 @@ impl SimNode {
     pub(crate) fn receive(&mut self, from: Source, datagram: &[u8], now: Instant) -> Out {
         let mut out = Out::default();
         let snapshot = self.engine.data().load_full();
-        open_run(&snapshot, [(from, datagram)], &mut out, now);
+        open_run(&snapshot, [Datagram::unmarked(from, datagram)], &mut out, now);
         out
     }
 

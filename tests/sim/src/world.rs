@@ -3,7 +3,7 @@
 mod wire;
 
 use crate::coordinator::{Coordinator, Member, Rules, addr};
-use crate::net::{Home, Net, Place};
+use crate::net::{Home, NatKind, Net, Place};
 use crate::node::{Delivered, NodeName, Out, SimNode, engine};
 use crate::packets::Inner;
 use crate::random::Random;
@@ -19,6 +19,8 @@ use std::time::{Duration, Instant};
 
 /// The relay of the simulation.
 pub(crate) const RELAY: RelayId = RelayId(1);
+/// The second one, where there is one.
+pub(crate) const BACKUP: RelayId = RelayId(2);
 /// Wall clock at the beginning.
 const WALL: u64 = 1_800_000_000;
 
@@ -35,6 +37,8 @@ pub struct WorldConfig {
     pub relay_latency: Duration,
     /// Whether there is a relay (and STUN).
     pub relay: bool,
+    /// Whether there is a second relay.
+    pub backup: bool,
 }
 
 impl Default for WorldConfig {
@@ -45,6 +49,7 @@ impl Default for WorldConfig {
             latency: Duration::from_millis(15),
             relay_latency: Duration::from_millis(20),
             relay: true,
+            backup: false,
         }
     }
 }
@@ -52,7 +57,8 @@ impl Default for WorldConfig {
 enum Happening {
     Datagram { to: NodeId, from: Source, payload: Vec<u8> },
     Input { to: NodeId, input: Box<Input> },
-    Stun { from: Place, node: NodeId, source: Endpoint, payload: Vec<u8> },
+    Scattered { to: NodeId, socket: u64, from: Endpoint, payload: Vec<u8> },
+    Stun { server: Endpoint, from: Place, node: NodeId, source: Endpoint, payload: Vec<u8> },
     Wake(NodeId),
 }
 
@@ -68,8 +74,9 @@ pub struct World {
     nodes: BTreeMap<NodeId, SimNode>,
     net: Net,
     coordinator: Coordinator,
-    relay_up: bool,
-    attached: BTreeSet<NodeId>,
+    relays_down: BTreeSet<RelayId>,
+    attached: BTreeSet<(RelayId, NodeId)>,
+    next_spare: u64,
     blocked: BTreeSet<(NodeId, NodeId)>,
     serial: u64,
     /// Rules in force at some time in the last moments: a map takes a while to arrive.
@@ -94,6 +101,9 @@ impl World {
         let mut coordinator = Coordinator::new(NetworkId::from_bytes(network));
         if config.relay {
             coordinator.relays.insert(RELAY);
+            if config.backup {
+                coordinator.relays.insert(BACKUP);
+            }
         }
         Self {
             config,
@@ -106,8 +116,9 @@ impl World {
             nodes: BTreeMap::new(),
             net: Net::default(),
             coordinator,
-            relay_up: true,
+            relays_down: BTreeSet::new(),
             attached: BTreeSet::new(),
+            next_spare: 0,
             blocked: BTreeSet::new(),
             serial: 0,
             recent_rules: Vec::new(),
@@ -146,6 +157,8 @@ impl World {
             delivered: Vec::new(),
             sent: Vec::new(),
             wake: None,
+            spares: BTreeMap::new(),
+            adopted: BTreeMap::new(),
         };
         self.nodes.insert(id, node);
         self.boot(id);
@@ -189,8 +202,10 @@ impl World {
         let map = self.coordinator.map(id);
         self.input_later(id, Input::Map(map.into()), Duration::from_millis(30));
         if self.config.relay {
-            let relay = Input::RelayAddresses { relay: RELAY, addrs: vec![stun_server()] };
-            self.input_later(id, relay, Duration::from_millis(31));
+            for relay in self.coordinator.relays.clone() {
+                let input = Input::RelayAddresses { relay, addrs: vec![stun_server(relay)] };
+                self.input_later(id, input, Duration::from_millis(31));
+            }
         }
     }
 
@@ -236,12 +251,39 @@ impl World {
 
     /// The relay dies or comes back.
     pub fn relay(&mut self, up: bool) {
-        self.relay_up = up;
-        let attached: Vec<_> = self.attached.iter().copied().collect();
-        for id in attached {
+        self.set_relay(RELAY, up);
+        for id in self.attached_to(RELAY) {
             let input = if up { Input::RelayUp(RELAY) } else { Input::RelayDown(RELAY) };
             self.input_later(id, input, Duration::from_millis(200));
         }
+    }
+
+    /// The first relay stops to answer without a word, as it looks to a client under traffic: doubtful
+    /// first, dead after 5 s.
+    pub fn silence_relay(&mut self) {
+        self.set_relay(RELAY, false);
+        for id in self.attached_to(RELAY) {
+            let doubtful = Input::RelayDoubtful { relay: RELAY, doubtful: true };
+            self.input_later(id, doubtful, Duration::from_millis(1100));
+            self.input_later(id, Input::RelayDown(RELAY), Duration::from_millis(5500));
+        }
+    }
+
+    fn set_relay(&mut self, relay: RelayId, up: bool) {
+        if up {
+            self.relays_down.remove(&relay);
+        } else {
+            self.relays_down.insert(relay);
+        }
+    }
+
+    fn attached_to(&self, relay: RelayId) -> Vec<NodeId> {
+        self.attached.iter().filter(|(r, _)| *r == relay).map(|(_, id)| *id).collect()
+    }
+
+    /// What kind of router a home has from now on.
+    pub fn set_nat(&mut self, home: Home, kind: NatKind) {
+        self.net.set_kind(home, kind);
     }
 
     /// A home router restarts.
@@ -257,6 +299,11 @@ impl World {
         self.input(id, Input::LocalEndpoints(vec![place.local()]));
     }
 
+    /// Where a node is.
+    pub fn place(&self, id: NodeName) -> Place {
+        self.nodes[&id].place
+    }
+
     /// A node's daemon is restarted: same key, everything else forgotten.
     pub fn restart(&mut self, id: NodeName) {
         let seed = self.random.bytes();
@@ -265,8 +312,10 @@ impl World {
             node.engine = engine(&node.secret, network, seed, zero, now);
             node.wake = None;
             node.sent.clear();
+            node.spares.clear();
+            node.adopted.clear();
         }
-        self.attached.remove(&id);
+        self.attached.retain(|(_, node)| *node != id);
         self.boot(id);
         self.publish_to(id);
     }
@@ -411,11 +460,20 @@ impl World {
                 self.put_out(to, out);
             }
             Happening::Input { to, input } => self.input(to, *input),
-            Happening::Stun { from, node, source, payload } => {
+            Happening::Scattered { to, socket, from, payload } => {
+                let open = self.nodes.get(&to).and_then(|n| n.spares.get(&socket)).is_some_and(|s| s.1 > now);
+                let adopted = self.nodes.get(&to).is_some_and(|n| n.adopted.get(&from) == Some(&socket));
+                if adopted {
+                    self.happen(Happening::Datagram { to, from: Source::Udp(from), payload });
+                } else if open {
+                    self.input(to, Input::Scattered { socket, from, payload });
+                }
+            }
+            Happening::Stun { server, from, node, source, payload } => {
                 let answer = Binding::parse(&payload).ok().and_then(|b| b.answer(source));
                 let current = self.nodes.get(&node).map(|n| n.place);
                 if let Some(payload) = answer.filter(|_| current == Some(from)) {
-                    let from = Source::Udp(stun_server());
+                    let from = Source::Udp(server);
                     self.later(self.config.latency, Happening::Datagram { to: node, from, payload });
                 }
             }
@@ -470,11 +528,11 @@ impl World {
             if transmit.is_none() && event.is_none() {
                 break;
             }
-            if let Some(t) = transmit {
-                self.transmit(id, t.to, t.payload);
-            }
             if let Some(event) = event {
                 self.event(id, event);
+            }
+            if let Some(t) = transmit {
+                self.transmit(id, t.to, t.payload);
             }
         }
         let now = self.now;
@@ -489,6 +547,12 @@ impl World {
     }
 }
 
-pub(crate) fn stun_server() -> Endpoint {
-    Endpoint(SocketAddr::new(Ipv4Addr::new(192, 0, 2, 1).into(), 3478))
+pub(crate) fn stun_server(relay: RelayId) -> Endpoint {
+    Endpoint(SocketAddr::new(Ipv4Addr::new(192, 0, 2, relay.0 as u8).into(), 3478))
+}
+
+/// The relay whose STUN server is there, on either port.
+pub(crate) fn relay_of(at: Endpoint) -> Option<RelayId> {
+    let found = [RELAY, BACKUP].into_iter().find(|r| stun_server(*r).0.ip() == at.0.ip())?;
+    matches!(at.0.port(), 3478 | 3479).then_some(found)
 }

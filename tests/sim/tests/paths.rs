@@ -1,7 +1,7 @@
 //! Paths between two nodes: direct where the network lets them, over the relay where not.
 
 use meshd_engine::status::PathStatus;
-use meshd_sim::{Home, NodeName, Place, World, WorldConfig};
+use meshd_sim::{Home, NatKind, NodeName, Place, World, WorldConfig};
 use std::time::Duration;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -226,4 +226,98 @@ fn an_answer_that_cannot_go_straight_goes_over_the_relay() {
     let took = world.ping_pong(a, b, SECOND * 3).expect("an answer");
     assert!(took < Duration::from_millis(350), "{took:?}: without waiting for a second initiation");
     assert!(matches!(world.path(a, b), PathStatus::Relay(_)));
+}
+
+/// How long two homes with these routers need to become direct, of at most `limit`.
+fn meet(seed: u64, left: NatKind, right: NatKind, limit: Duration) -> Option<Duration> {
+    let mut world = World::new(WorldConfig { seed, ..WorldConfig::default() });
+    world.allow_all();
+    world.set_nat(Home(1), left);
+    world.set_nat(Home(2), right);
+    let a = world.add(Place::Home(Home(1), 10), &[]);
+    let b = world.add(Place::Home(Home(2), 10), &[]);
+    world.publish();
+    world.run(SECOND);
+    let begin = world.now();
+    assert!(world.ping_pong(a, b, SECOND * 2).is_some(), "seed {seed}: the relay carries the first packets");
+    while world.now() - begin < limit {
+        let (sent, got) = world.chat(a, b, SECOND / 5);
+        assert_eq!(sent, got, "seed {seed}: nothing is lost on the way to the direct path");
+        if world.is_direct(a, b) {
+            return Some(world.now() - begin);
+        }
+    }
+    None
+}
+
+#[test]
+fn a_symmetric_nat_and_an_open_one_meet_within_seconds_whoever_is_where() {
+    for (left, right) in [
+        (NatKind::Symmetric, NatKind::FullCone),
+        (NatKind::AddressRestricted, NatKind::Symmetric),
+        (NatKind::FullCone, NatKind::Home),
+    ] {
+        let took = meet(3, left, right, SECOND * 5);
+        assert!(took.is_some(), "{left:?} and {right:?} do not meet");
+    }
+}
+
+#[test]
+fn a_symmetric_nat_and_one_that_filters_by_port_meet_by_the_birthday_paradox() {
+    let mut took = Vec::new();
+    for seed in 1..=40 {
+        let (left, right) =
+            [(NatKind::Symmetric, NatKind::Home), (NatKind::Home, NatKind::Symmetric)][seed as usize % 2];
+        took.push(meet(seed, left, right, SECOND * 10).unwrap_or_else(|| panic!("seed {seed}: never")));
+    }
+    took.sort_unstable();
+    assert!(took[20] < SECOND * 5, "the median of {took:?}");
+}
+
+#[test]
+fn two_symmetric_nats_stay_on_the_relay_and_do_not_try_forever() {
+    assert_eq!(meet(1, NatKind::Symmetric, NatKind::Symmetric, SECOND * 10), None);
+    let mut world = World::new(WorldConfig::default());
+    world.allow_all();
+    world.set_nat(Home(1), NatKind::Symmetric);
+    world.set_nat(Home(2), NatKind::Symmetric);
+    let a = world.add(Place::Home(Home(1), 10), &[]);
+    let b = world.add(Place::Home(Home(2), 10), &[]);
+    world.publish();
+    world.chat(a, b, SECOND * 20);
+    let (before, _) = world.datagrams();
+    world.chat(a, b, SECOND * 60);
+    let (after, _) = world.datagrams();
+    assert!(after - before < 300, "{} datagrams towards nothing in a minute", after - before);
+}
+
+#[test]
+fn a_birthday_that_cannot_succeed_stays_within_its_budget() {
+    let mut world = World::new(WorldConfig::default());
+    world.allow_all();
+    world.set_nat(Home(1), NatKind::Symmetric);
+    let a = world.add(Place::Home(Home(1), 10), &[]);
+    let b = world.add(Place::Home(Home(2), 10), &[]);
+    world.block_direct(a, b, true);
+    world.publish();
+    world.run(SECOND);
+    world.chat(a, b, SECOND * 300);
+    let (sent, _) = world.datagrams();
+    assert!(sent < 3 * (256 + 1024) + 1200, "{sent} datagrams in five minutes");
+}
+
+#[test]
+fn a_relay_that_falls_silent_costs_a_second_where_there_is_a_second_one() {
+    let mut world = World::new(WorldConfig { backup: true, ..WorldConfig::default() });
+    world.allow_all();
+    let a = world.add(Place::Home(Home(1), 10), &[]);
+    let b = world.add(Place::Home(Home(2), 10), &[]);
+    world.block_direct(a, b, true);
+    world.publish();
+    world.run(SECOND * 2);
+    world.chat(a, b, SECOND * 5);
+    world.silence_relay();
+    world.run(Duration::from_millis(1200));
+    let (sent, got) = world.chat(a, b, SECOND * 20);
+    assert!(got + 4 >= sent, "{got} of {sent} over the backup: {:?}", world.status(a));
 }

@@ -1,5 +1,6 @@
 //! What the policy, the map and the settings let through.
 
+use meshd_engine::path::probe::Fitness;
 use meshd_engine::{Event, Settings};
 use meshd_proto::Prefix;
 use meshd_sim::{Home, NodeName, Place, Rules, World, WorldConfig};
@@ -201,4 +202,84 @@ fn a_prefix_with_two_owners_fails_over_for_new_flows() {
     let other = world.send_as(laptop, me, host, (5001, 80));
     world.run(SECOND);
     assert!(got(&world, second, other.serial), "{:?}", world.status(laptop));
+}
+
+/// A laptop that talks to a host behind two routers of one prefix.
+fn two_routers() -> (World, NodeName, NodeName, NodeName) {
+    let mut world = World::new(WorldConfig::default());
+    let rule = (prefix("100.71.0.0/16"), prefix("10.1.0.0/16"), 0, 65535);
+    world.set_rules(Rules { allow: vec![rule] });
+    let first = world.add(Place::Public(1), &["10.1.0.0/16"]);
+    let second = world.add(Place::Public(2), &["10.1.0.0/16"]);
+    let laptop = world.add(Place::Home(Home(3), 10), &[]);
+    world.publish();
+    world.run(SECOND);
+    (world, first, second, laptop)
+}
+
+/// Sends every 50 ms from port `port` and returns which packets each router got, by number.
+fn stream(
+    world: &mut World,
+    laptop: NodeName,
+    port: u16,
+    time: Duration,
+    routers: [NodeName; 2],
+) -> Vec<[bool; 2]> {
+    let (me, host) = (world.addr(laptop), Ipv4Addr::new(10, 1, 2, 3));
+    let end = world.now() + time;
+    let mut sent = Vec::new();
+    while world.now() < end {
+        sent.push(world.send_as(laptop, me, host, (port, 80)).serial);
+        world.run(SECOND / 20);
+    }
+    world.run(SECOND / 2);
+    sent.into_iter().map(|serial| routers.map(|r| got(world, r, serial))).collect()
+}
+
+#[test]
+fn a_flow_moves_within_a_second_when_its_router_dies() {
+    let (mut world, first, second, laptop) = two_routers();
+    let before = stream(&mut world, laptop, 5000, SECOND * 3, [first, second]);
+    assert!(before.iter().all(|got| got[0] && !got[1]), "{before:?}");
+    world.set_running(first, false);
+    let after = stream(&mut world, laptop, 5000, SECOND * 5, [first, second]);
+    let lost = after.iter().take_while(|got| !got[1]).count();
+    assert!(lost <= 20, "{lost} packets of 50 ms were lost: {:?}", world.status(laptop));
+    assert!(after[lost..].iter().all(|got| got[1]), "and none after that: {after:?}");
+}
+
+#[test]
+fn a_router_without_its_lan_says_so_and_loses_its_flows_at_once() {
+    let (mut world, first, second, laptop) = two_routers();
+    stream(&mut world, laptop, 5000, SECOND * 3, [first, second]);
+    world.input(first, meshd_engine::Input::Fitness(Fitness::LanDown));
+    let after = stream(&mut world, laptop, 5000, SECOND * 3, [first, second]);
+    let lost = after.iter().take_while(|got| !got[1]).count();
+    assert!(lost <= 5, "{lost} packets of 50 ms went to a router without a LAN");
+    world.input(first, meshd_engine::Input::Fitness(Fitness::Fit));
+    world.run(SECOND * 2);
+    let stay = stream(&mut world, laptop, 5000, SECOND, [first, second]);
+    assert!(stay.iter().all(|got| got[1]), "a flow stays where it is: {stay:?}");
+}
+
+#[test]
+fn a_drained_router_keeps_its_flows_and_gets_no_new_ones() {
+    let (mut world, first, second, laptop) = two_routers();
+    stream(&mut world, laptop, 5000, SECOND * 3, [first, second]);
+    world.input(first, meshd_engine::Input::Fitness(Fitness::Draining));
+    world.run(SECOND / 2);
+    let old = stream(&mut world, laptop, 5000, SECOND, [first, second]);
+    assert!(old.iter().all(|got| got[0]), "{old:?}");
+    let new = stream(&mut world, laptop, 5001, SECOND, [first, second]);
+    assert!(new.iter().all(|got| got[1] && !got[0]), "{new:?}");
+}
+
+#[test]
+fn routers_of_a_shared_prefix_are_not_probed_while_nobody_uses_it() {
+    let (mut world, first, second, laptop) = two_routers();
+    stream(&mut world, laptop, 5000, SECOND * 3, [first, second]);
+    world.run(SECOND * 600);
+    let before = world.datagrams();
+    world.run(SECOND * 600);
+    assert_eq!(world.datagrams(), before);
 }

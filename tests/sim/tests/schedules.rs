@@ -1,6 +1,6 @@
 //! Random schedules: things go wrong in every order, and then the mesh must work again.
 
-use meshd_sim::{Home, NodeName, Place, Rules, World, WorldConfig};
+use meshd_sim::{Home, NatKind, NodeName, Place, Rules, World, WorldConfig};
 use std::time::Duration;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -29,9 +29,19 @@ fn schedule(seed: u64) {
         latency: Duration::from_millis(2 + chooser.below(80)),
         relay_latency: Duration::from_millis(chooser.below(60)),
         relay: true,
+        backup: chooser.percent(30),
     };
     let mut world = World::new(config);
     world.set_rules(open_rules(9));
+    let mut hard = Vec::new();
+    for home in std::iter::once(1).chain(11..=15) {
+        let kind = [NatKind::Home, NatKind::FullCone, NatKind::AddressRestricted, NatKind::Symmetric]
+            [chooser.below(4) as usize];
+        world.set_nat(Home(home), kind);
+        if kind == NatKind::Symmetric {
+            hard.push(Home(home));
+        }
+    }
     let count = 2 + world.random().below(3) as u8;
     let nodes: Vec<NodeName> = (1..=count)
         .map(|n| {
@@ -55,8 +65,13 @@ fn schedule(seed: u64) {
                 world.status(*a),
                 world.status(*b)
             );
-            // Every NAT here can be crossed: a pair that goes on talking becomes direct.
-            for _ in 0..12 {
+            // A pair that goes on talking becomes direct, unless both its NATs map by destination.
+            let behind = |id| matches!(world.place(id), Place::Home(home, _) if hard.contains(&home));
+            let same = world.place(*a).same_home(world.place(*b));
+            if behind(*a) && behind(*b) && !same {
+                continue;
+            }
+            for _ in 0..80 {
                 if !world.is_direct(*a, *b) {
                     world.chat(*a, *b, SECOND * 10);
                 }

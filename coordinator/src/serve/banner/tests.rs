@@ -31,15 +31,17 @@ fn the_first_start_says_ports_and_the_command_to_join() {
         udp_ports: Some((3478, Some(3479))),
         fingerprint: "AB:CD",
     };
-    assert_snapshot!(text(&facts, Some("mesh_AQ")), @r"
+    assert_snapshot!(text(&facts, Some("mesh_AQ"), Some("secret")), @r"
     Mesh `home`: home.internal, 100.71.0.0/16, fd7a:1:2::/48
     Reached at vpn.example.com:443
 
     Open these ports to the internet:
-      TCP 443          control channel and API
+      TCP 443          control channel, API and pages
       UDP 3478, 3479   relay and STUN
 
-    Certificate of the API, SHA-256: AB:CD
+    Administer the mesh (one use, one hour):
+      https://vpn.example.com:443/welcome/secret
+      Certificate, SHA-256: AB:CD
 
     Join a machine (24 hours, 10 machines):
       sudo meshd up mesh_AQ
@@ -55,8 +57,9 @@ fn a_private_address_is_named_with_what_to_forward() {
         reach: Reach::Private("10.0.0.5".parse().unwrap()),
     };
     let facts = Facts { mesh: &mesh, outside: &outside, port: 443, udp_ports: None, fingerprint: "AB" };
-    let said = text(&facts, None);
+    let said = text(&facts, None, None);
     assert!(said.contains("forward TCP 443 to 10.0.0.5 and start it with --public"), "{said}");
     assert!(said.contains("`meshd-coordinator token create` prints the command"), "{said}");
+    assert!(said.contains("Administer the mesh: https://10.0.0.5:443/\n"), "{said}");
     assert_eq!(json(&facts)["reachable"], false);
 }

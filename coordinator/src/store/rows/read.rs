@@ -2,7 +2,7 @@
 
 use super::super::pack::{
     bytes, bytes_or_none, number, parsed, read_endpoints, read_list, read_owner, read_record_values,
-    read_split, read_tags, record_type, small, time_or_none,
+    read_split, read_tags, small, time_or_none,
 };
 use super::super::{Keys, Loaded, StoreError};
 use crate::model::{ClassKey, MeshSettings, Model, NodeRecord};
@@ -149,7 +149,8 @@ async fn records(
     rows.iter()
         .map(|row| {
             let text: String = row.try_get("kind")?;
-            let kind = record_type(&text).ok_or_else(|| StoreError::corrupt("record type", &text))?;
+            let kind = meshd_proto::netmap::RecordType::named(&text)
+                .ok_or_else(|| StoreError::corrupt("record type", &text))?;
             let set = RecordSet { ttl: small(row, "ttl")?, values: read_record_values(row, kind)? };
             Ok(((parsed(row, "name")?, kind), set))
         })

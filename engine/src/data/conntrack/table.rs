@@ -6,8 +6,6 @@ use meshd_proto::NodeId;
 
 const WAYS: usize = 8;
 const FIRST_SETS: usize = 4;
-/// 512 sets × 8 × 16 shards = 65,536 flows.
-const MAX_SETS: usize = 512;
 
 const CLOSED_BY_A: u8 = 1;
 const CLOSED_BY_B: u8 = 2;
@@ -107,11 +105,14 @@ impl Entry {
 pub(super) struct Shard {
     /// A power of two.
     sets: Vec<[Option<Entry>; WAYS]>,
+    max_sets: usize,
 }
 
 impl Shard {
-    pub(super) fn new() -> Self {
-        Self { sets: vec![[const { None }; WAYS]; FIRST_SETS] }
+    /// An empty one that grows up to about `flows`.
+    pub(super) fn new(flows: usize) -> Self {
+        let max_sets = (flows / WAYS).next_power_of_two().max(FIRST_SETS);
+        Self { sets: vec![[const { None }; WAYS]; FIRST_SETS], max_sets }
     }
 
     fn set_of(&self, hash: u64) -> usize {
@@ -136,7 +137,7 @@ impl Shard {
         loop {
             let set = self.set_of(entry.hash);
             let place = self.place(set, &entry, stamp);
-            if place.is_none() && self.sets.len() < MAX_SETS {
+            if place.is_none() && self.sets.len() < self.max_sets {
                 self.grow();
                 continue;
             }

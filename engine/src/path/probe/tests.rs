@@ -16,19 +16,23 @@ fn endpoint(text: &str) -> Endpoint {
 }
 
 fn probe(content: Content) -> Probe {
-    Probe { txid: TxId([7; 12]), has_session: true, content }
+    Probe { txid: TxId([7; 12]), has_session: true, fitness: Fitness::Fit, content }
 }
 
-fn contents() -> [Content; 5] {
+fn contents() -> [Content; 6] {
     [
         Content::Ping,
         Content::Pong { observed: None },
         Content::Pong { observed: Some(endpoint("192.0.2.1:5")) },
-        Content::Candidates { home_relay: None, endpoints: Vec::new() },
-        Content::Candidates {
+        Content::Candidates(Whereabouts::default()),
+        Content::Candidates(Whereabouts {
             home_relay: Some(RelayId(3)),
+            backup_relay: Some(RelayId(4)),
+            mapping: Mapping::Dependent,
+            mapped: Some(endpoint("192.0.2.9:5")),
             endpoints: vec![endpoint("192.0.2.1:5"), endpoint("[2001:db8::1]:6")],
-        },
+        }),
+        Content::Meet { round: 2 },
     ]
 }
 
@@ -77,16 +81,31 @@ fn a_pong_is_never_longer_than_its_ping() {
 #[test]
 fn the_wire_form_stays_what_it_is() {
     // Golden bytes of the opened content: version N-1 must read them.
-    let content =
-        Content::Candidates { home_relay: Some(RelayId(3)), endpoints: vec![endpoint("192.0.2.1:258")] };
+    let content = Content::Candidates(Whereabouts {
+        home_relay: Some(RelayId(3)),
+        endpoints: vec![endpoint("192.0.2.1:258")],
+        ..Whereabouts::default()
+    });
     let mut golden = vec![3, 1];
     golden.extend_from_slice(&[7; 12]);
     golden.extend_from_slice(&[1, 3, 0, 0, 0, 1, 4, 2, 1, 192, 0, 2, 1]);
     golden.extend_from_slice(&[0; 12]);
-    assert_eq!(encode(&probe(content.clone())), golden);
+    // What an older node sends: without a backup relay and all that follows it.
+    assert_eq!(decode(&golden), Ok(probe(content.clone())));
+    assert_eq!(encode(&probe(content.clone())), [golden.as_slice(), &[0; 25]].concat());
     golden.extend_from_slice(b"padding of a later version");
     assert_eq!(decode(&golden), Ok(probe(content)));
     assert_eq!(MAGIC.to_le_bytes(), *b"dhsm");
+}
+
+#[test]
+fn every_probe_says_whether_its_sender_is_fit() {
+    let (a, _, key) = pair();
+    for fitness in [Fitness::Fit, Fitness::Draining, Fitness::LanDown] {
+        let sent = Probe { fitness, ..probe(Content::Pong { observed: None }) };
+        let datagram = seal(&key, SenderTag::of(&NETWORK, &a.public()), &[9; 24], &sent);
+        assert_eq!(open(&key, &datagram), Ok(sent));
+    }
 }
 
 #[test]
@@ -101,12 +120,13 @@ fn a_probe_is_neither_wireguard_nor_stun() {
 #[test]
 fn a_list_is_cut_where_it_is_sent_and_where_it_is_read() {
     let many = vec![endpoint("192.0.2.1:5"); 40];
-    let bytes = encode(&probe(Content::Candidates { home_relay: None, endpoints: many }));
+    let bytes =
+        encode(&probe(Content::Candidates(Whereabouts { endpoints: many, ..Whereabouts::default() })));
     let mut claims_more = bytes.clone();
     claims_more[19] = 255;
     for bytes in [bytes, claims_more] {
-        let Content::Candidates { endpoints, .. } = decode(&bytes).unwrap().content else { panic!("kind") };
-        assert_eq!(endpoints.len(), MAX_CANDIDATES);
+        let Content::Candidates(at) = decode(&bytes).unwrap().content else { panic!("kind") };
+        assert_eq!(at.endpoints.len(), MAX_CANDIDATES);
     }
 }
 

@@ -1,15 +1,17 @@
 //! `meshd-relay`: a relay of its own, for who wants one beside the coordinator's.
 
 mod settings;
+mod tcp;
 
 use anyhow::Result;
 use clap::Parser;
 use meshd_relay::forwarder::DropReason;
 use meshd_relay::{Counters, RelayConfig, RelayHandle};
-use settings::{Arguments, Settings};
+use settings::{Arguments, Settings, Started};
 use std::process::ExitCode;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
 
 /// How often a `--json` line says what was done.
 const REPORT_EVERY: Duration = Duration::from_secs(60);
@@ -27,7 +29,13 @@ fn main() -> ExitCode {
 
 fn run(arguments: Arguments) -> Result<()> {
     let json = arguments.json;
-    let settings = Settings::load(arguments)?;
+    let settings = match Settings::load(arguments)? {
+        Started::Serve(settings) => *settings,
+        Started::ShowKey(key) => {
+            println!("{key}");
+            return Ok(());
+        }
+    };
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -35,6 +43,7 @@ fn run(arguments: Arguments) -> Result<()> {
 }
 
 async fn serve(settings: Settings, json: bool) -> Result<()> {
+    let (listen, tcp_port, files) = (settings.listen.clone(), settings.tcp_port, settings.tls);
     let config = RelayConfig {
         listen: settings.listen,
         alt_port: settings.alt_port,
@@ -46,17 +55,25 @@ async fn serve(settings: Settings, json: bool) -> Result<()> {
     // Before the first client can ask to be told: the signals.
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let relay = RelayHandle::spawn(config)?;
+    let files = files.as_ref().map(|(cert, key)| (cert.as_path(), key.as_path()));
+    let mut tasks = JoinSet::new();
+    let tcp = match tcp_port {
+        Some((port, asked)) => tcp::start(&listen, port, asked, files, &relay.control(), &mut tasks)?,
+        None => Vec::new(),
+    };
     let started = serde_json::json!({
         "event": "started",
         "key": relay.public_key().to_string(),
         "listen": relay.addrs(),
         "stun_only": relay.alt_addrs(),
+        "tcp": tcp,
     });
     if json {
         println!("{started}");
     } else {
         println!("relay key {}", relay.public_key());
         println!("relay and STUN on UDP {:?}, STUN only on {:?}", relay.addrs(), relay.alt_addrs());
+        println!("TLS and WebSocket on TCP {tcp:?}");
     }
     let mut report = tokio::time::interval(REPORT_EVERY);
     report.tick().await;
@@ -64,6 +81,7 @@ async fn serve(settings: Settings, json: bool) -> Result<()> {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
+            Some(ended) = tasks.join_next() => anyhow::bail!("a TCP port stopped being served: {ended:?}"),
             _ = report.tick() => say("counters", relay.counters().await, json),
         }
     }

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
-use meshd_proto::{NetworkId, NodeSecret, VerifyingKey};
+use meshd_proto::{NetworkId, NodeKey, NodeSecret, VerifyingKey};
 use meshd_relay::RelayLimits;
 use meshd_relay::forwarder::Rate;
 use std::fs::{self, File, OpenOptions};
@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 const UDP_PORT: u16 = 3478;
 const ALT_PORT: u16 = 3479;
+const TCP_PORT: u16 = 443;
 const KEY_FILE: &str = "/var/lib/meshd-relay/relay.key";
 
 /// Forwards ciphertext between the nodes of one mesh, and tells nodes their outside address (STUN).
@@ -21,7 +22,8 @@ const KEY_FILE: &str = "/var/lib/meshd-relay/relay.key";
 #[derive(Debug, Default, Parser)]
 #[command(name = "meshd-relay", version)]
 pub(crate) struct Arguments {
-    /// Settings as TOML: listen, alt_port, key_file, network, permit_keys, max_clients, client_rate.
+    /// Settings as TOML: listen, alt_port, tcp_port, tls_cert, tls_key, key_file, network, permit_keys,
+    /// max_clients, client_rate.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// UDP address for relaying and STUN; repeat it for several [default: 0.0.0.0:3478 and [::]:3478]
@@ -30,6 +32,19 @@ pub(crate) struct Arguments {
     /// Second port that answers STUN only, so that nodes can classify their NAT; 0: none [default: 3479]
     #[arg(long, value_name = "PORT")]
     alt_port: Option<u16>,
+    /// TCP port on the same addresses, for nodes whose network passes no UDP; 0: none [default: 443 where it
+    /// is free]
+    #[arg(long, value_name = "PORT")]
+    tcp_port: Option<u16>,
+    /// Certificate chain for TLS in PEM [default: a self-made one; nodes know the relay by its key]
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// Key of that certificate in PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// Print the relay's public key (`meshd-coordinator relays add` wants it) and do nothing else
+    #[arg(long)]
+    show_key: bool,
     /// The relay's private key, made (mode 0600) when it is not there [default: /var/lib/meshd-relay/relay.key]
     #[arg(long, value_name = "FILE")]
     key_file: Option<PathBuf>,
@@ -56,6 +71,9 @@ struct SettingsFile {
     #[serde(default)]
     listen: Vec<SocketAddr>,
     alt_port: Option<u16>,
+    tcp_port: Option<u16>,
+    tls_cert: Option<PathBuf>,
+    tls_key: Option<PathBuf>,
     key_file: Option<PathBuf>,
     network: Option<String>,
     #[serde(default)]
@@ -64,11 +82,24 @@ struct SettingsFile {
     client_rate: Option<u64>,
 }
 
+/// What was asked for.
+#[derive(Debug)]
+pub(crate) enum Started {
+    /// To relay.
+    Serve(Box<Settings>),
+    /// To print the key.
+    ShowKey(NodeKey),
+}
+
 /// What the relay runs with.
 #[derive(Debug)]
 pub(crate) struct Settings {
     pub(crate) listen: Vec<SocketAddr>,
     pub(crate) alt_port: Option<u16>,
+    /// The TCP port, and whether somebody asked for it; `None`: none.
+    pub(crate) tcp_port: Option<(u16, bool)>,
+    /// Files of a certificate and its key.
+    pub(crate) tls: Option<(PathBuf, PathBuf)>,
     pub(crate) key: NodeSecret,
     pub(crate) network: NetworkId,
     pub(crate) permit_keys: Vec<VerifyingKey>,
@@ -76,7 +107,7 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    pub(crate) fn load(flags: Arguments) -> Result<Self> {
+    pub(crate) fn load(flags: Arguments) -> Result<Started> {
         let file = match &flags.config {
             Some(path) => {
                 let text =
@@ -85,6 +116,10 @@ impl Settings {
             }
             None => SettingsFile::default(),
         };
+        if flags.show_key {
+            let path = flags.key_file.or(file.key_file).unwrap_or_else(|| KEY_FILE.into());
+            return Ok(Started::ShowKey(load_or_make_key(&path)?.public()));
+        }
         let or_file =
             |flags: Vec<SocketAddr>, file: Vec<SocketAddr>| if flags.is_empty() { file } else { flags };
         let mut listen = or_file(flags.listen, file.listen);
@@ -114,7 +149,16 @@ impl Settings {
         };
         let key_file = flags.key_file.or(file.key_file).unwrap_or_else(|| KEY_FILE.into());
         let alt_port = Some(flags.alt_port.or(file.alt_port).unwrap_or(ALT_PORT)).filter(|port| *port != 0);
-        Ok(Self { listen, alt_port, key: load_or_make_key(&key_file)?, network, permit_keys, limits })
+        let asked = flags.tcp_port.or(file.tcp_port);
+        let tcp_port = Some((asked.unwrap_or(TCP_PORT), asked.is_some())).filter(|(port, _)| *port != 0);
+        let tls = match (flags.tls_cert.or(file.tls_cert), flags.tls_key.or(file.tls_key)) {
+            (Some(cert), Some(key)) => Some((cert, key)),
+            (None, None) => None,
+            _ => bail!("tls_cert and tls_key go together"),
+        };
+        let key = load_or_make_key(&key_file)?;
+        let settings = Self { listen, alt_port, tcp_port, tls, key, network, permit_keys, limits };
+        Ok(Started::Serve(Box::new(settings)))
     }
 }
 
@@ -181,6 +225,13 @@ mod tests {
         }
     }
 
+    fn load(arguments: Arguments) -> Result<Settings> {
+        match Settings::load(arguments)? {
+            Started::Serve(settings) => Ok(*settings),
+            Started::ShowKey(key) => bail!("shows {key}"),
+        }
+    }
+
     const KEY: &str = "qqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqo=";
     const NETWORK: &str = "000102030405060708090a0b0c0d0e0f";
 
@@ -188,15 +239,23 @@ mod tests {
     fn the_key_is_made_once_for_nobody_else_to_read_and_then_kept() {
         let folder = tempfile::tempdir().unwrap();
         let config = format!("network = \"{NETWORK}\"\npermit_keys = [\"{KEY}\"]\n");
-        let first = Settings::load(arguments(folder.path(), &config)).unwrap();
+        let first = load(arguments(folder.path(), &config)).unwrap();
         let path = folder.path().join("deep/relay.key");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        let second = Settings::load(arguments(folder.path(), &config)).unwrap();
+        let second = load(arguments(folder.path(), &config)).unwrap();
         assert_eq!(first.key, second.key);
         assert_eq!(first.network.to_string(), NETWORK);
+        let mut show = arguments(folder.path(), "");
+        show.show_key = true;
+        let shown = load(show).unwrap_err().to_string();
+        assert_eq!(
+            shown,
+            format!("shows {}", first.key.public()),
+            "before network and permit keys are known"
+        );
         assert_eq!((first.listen.len(), first.alt_port), (2, Some(3479)));
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
-        let error = Settings::load(arguments(folder.path(), &config)).unwrap_err();
+        let error = load(arguments(folder.path(), &config)).unwrap_err();
         assert!(error.to_string().contains("chmod 600"), "{error}");
     }
 
@@ -207,7 +266,7 @@ mod tests {
             format!("network = \"{NETWORK}\"\npermit_keys = [\"{KEY}\"]\nalt_port = 9\nmax_clients = 5\n");
         let mut flags = arguments(folder.path(), &config);
         flags.alt_port = Some(0);
-        let settings = Settings::load(flags).unwrap();
+        let settings = load(flags).unwrap();
         assert_eq!((settings.alt_port, settings.limits.max_clients), (None, 5));
     }
 
@@ -220,7 +279,7 @@ mod tests {
             ("network = \"12\"", "32 hexadecimal digits"),
             ("colour = 1", "relay.toml"),
         ] {
-            let error = Settings::load(arguments(folder.path(), config)).unwrap_err();
+            let error = load(arguments(folder.path(), config)).unwrap_err();
             assert!(format!("{error:#}").contains(says), "{config}: {error:#}");
         }
     }

@@ -1,16 +1,16 @@
 //! What leaves a node and what reaches it, with the rules that always hold.
 
-use super::{Happening, RELAY, World, stun_server};
+use super::{Happening, World, relay_of};
 use crate::coordinator::{Member, Rules};
+use crate::net::PORT;
 use crate::packets::MARK;
 use meshd_engine::{Destination, Event, Input, Source};
-use meshd_proto::NodeId;
+use meshd_proto::{Endpoint, NodeId, RelayId};
 use std::time::Duration;
 
 impl World {
     pub(super) fn transmit(&mut self, id: NodeId, to: Destination, payload: Vec<u8>) {
         self.check_ciphertext(id, &payload);
-        let (now, place) = (self.now, self.nodes[&id].place);
         let lost = self.random.percent(self.config.loss);
         let jitter = Duration::from_micros(self.random.below(2000));
         match to {
@@ -18,35 +18,66 @@ impl World {
                 self.relayed_datagrams += 1;
                 let me = self.nodes[&id].secret.public();
                 let receiver = self.nodes.values().find(|n| n.secret.public() == peer).map(|n| n.id);
-                let works = self.relay_up && self.attached.contains(&id) && relay == RELAY;
-                if let Some(to) = receiver.filter(|r| works && !lost && self.attached.contains(r)) {
+                let works = !self.relays_down.contains(&relay) && self.attached.contains(&(relay, id));
+                let there = |r: &NodeId| works && !lost && self.attached.contains(&(relay, *r));
+                if let Some(to) = receiver.filter(there) {
                     let from = Source::Relay { relay, peer: me };
                     let wait = self.config.latency + self.config.relay_latency + jitter;
                     self.later(wait, Happening::Datagram { to, from, payload });
                 }
             }
             Destination::Udp(endpoint) => {
-                self.direct_datagrams += 1;
                 if self.nodes[&id].udp_blocked {
                     return;
                 }
-                let Some(arrival) = self.net.route(place, endpoint, now) else { return };
-                if arrival.to == stun_server() {
-                    if self.config.relay && self.relay_up && !lost {
-                        let source = arrival.source;
-                        let stun = Happening::Stun { from: place, node: id, source, payload };
-                        self.later(self.config.latency + jitter, stun);
-                    }
-                    return;
-                }
-                let receiver = self.nodes.values().find(|n| n.place.local() == arrival.to).map(|n| n.id);
-                let Some(to) = receiver else { return };
-                if self.blocked.contains(&(id, to)) || self.nodes[&to].udp_blocked || (lost && !arrival.lan) {
-                    return;
-                }
-                let wait =
-                    if arrival.lan { Duration::from_micros(300) } else { self.config.latency + jitter };
-                self.later(wait, Happening::Datagram { to, from: Source::Udp(arrival.source), payload });
+                let port = self.nodes[&id].port_for(endpoint);
+                self.send_udp(id, port, endpoint, payload, lost);
+            }
+        }
+    }
+
+    /// A datagram leaves a node by one of its ports.
+    fn send_udp(&mut self, id: NodeId, port: u16, endpoint: Endpoint, payload: Vec<u8>, lost: bool) {
+        self.direct_datagrams += 1;
+        let (now, place) = (self.now, self.nodes[&id].place);
+        let jitter = Duration::from_micros(self.random.below(2000));
+        let Some(arrival) = self.net.route(place, port, endpoint, now) else { return };
+        if let Some(relay) = relay_of(arrival.to) {
+            if self.coordinator.relays.contains(&relay) && !self.relays_down.contains(&relay) && !lost {
+                let (source, server) = (arrival.source, arrival.to);
+                let stun = Happening::Stun { server, from: place, node: id, source, payload };
+                self.later(self.config.latency + jitter, stun);
+            }
+            return;
+        }
+        let found = self.nodes.values().find(|n| n.place.local().0.ip() == arrival.to.0.ip());
+        let Some(to) = found.map(|n| n.id) else { return };
+        if self.blocked.contains(&(id, to)) || self.nodes[&to].udp_blocked || (lost && !arrival.lan) {
+            return;
+        }
+        let wait = if arrival.lan { Duration::from_micros(300) } else { self.config.latency + jitter };
+        let arriving = arrival.to.0.port();
+        if arriving == PORT {
+            self.later(wait, Happening::Datagram { to, from: Source::Udp(arrival.source), payload });
+            return;
+        }
+        let spare = self.nodes[&to].spares.iter().find(|(_, (port, _))| *port == arriving);
+        if let Some(socket) = spare.map(|(number, _)| *number) {
+            self.later(wait, Happening::Scattered { to, socket, from: arrival.source, payload });
+        }
+    }
+
+    /// Many sockets, one datagram from each.
+    fn scatter(&mut self, id: NodeId, to: Endpoint, payload: &[u8], sockets: usize) {
+        let until = self.now + meshd_engine::path::birthday::SCATTER_LIFE;
+        for _ in 0..sockets {
+            self.next_spare += 1;
+            let (number, port) = (self.next_spare, 50_000 + (self.next_spare % 15_000) as u16);
+            if let Some(node) = self.nodes.get_mut(&id) {
+                node.spares.insert(number, (port, until));
+            }
+            if !self.nodes[&id].udp_blocked {
+                self.send_udp(id, port, to, payload.to_vec(), false);
             }
         }
     }
@@ -67,9 +98,20 @@ impl World {
             Event::HomeRelay(relay) => {
                 let relay = *relay;
                 self.change_member(id, |m| m.home_relay = Some(relay));
-                self.attach(id);
+                self.attach(relay, id);
             }
-            Event::WantRelay(_) => self.attach(id),
+            Event::WantRelay(relay) => self.attach(*relay, id),
+            Event::Scatter { to, payload, sockets } => {
+                let (to, payload, sockets) = (*to, payload.clone(), *sockets);
+                self.scatter(id, to, &payload, sockets);
+            }
+            Event::Adopt { socket, endpoint } => {
+                if let Some(node) = self.nodes.get_mut(&id) {
+                    node.adopted.insert(*endpoint, *socket);
+                    let kept: Vec<u64> = node.adopted.values().copied().collect();
+                    node.spares.retain(|number, _| kept.contains(number));
+                }
+            }
             Event::PathChanged { .. }
             | Event::PeerUp(_)
             | Event::PeerDown(_)
@@ -79,10 +121,10 @@ impl World {
         self.events.push((self.now, id, event));
     }
 
-    fn attach(&mut self, id: NodeId) {
-        self.attached.insert(id);
-        if self.relay_up {
-            self.input_later(id, Input::RelayUp(RELAY), self.config.latency * 4);
+    fn attach(&mut self, relay: RelayId, id: NodeId) {
+        self.attached.insert((relay, id));
+        if !self.relays_down.contains(&relay) {
+            self.input_later(id, Input::RelayUp(relay), self.config.latency * 4);
         }
     }
 

@@ -1,0 +1,125 @@
+//! Crossing a NAT that maps by destination: who opens many sockets, who probes many ports, and when.
+//!
+//! Only the pair *dependent mapping × independent mapping* is tried (RFC 4787 terms): two independent ones
+//! meet by ordinary candidates, two dependent ones would need millions of probes and use the relay.
+
+use super::{Engine, SOON, Timer};
+use crate::event::{Destination, Event, Source};
+use crate::nat::Mapping;
+use crate::path::birthday::{SOCKETS, Sweep};
+use crate::path::candidate::Origin;
+use crate::path::probe::{self, Content, TxId};
+use crate::path::{RECENT, Way};
+use crate::session::SessionFactory;
+use meshd_proto::{Endpoint, NodeId};
+use std::time::Instant;
+
+impl<F: SessionFactory> Engine<F> {
+    /// Our NAT maps by destination, the peer's does not, and nothing direct is proved: open many sockets
+    /// towards it and tell it to probe.
+    pub(super) fn consider_meeting(&mut self, id: NodeId, now: Instant) {
+        let ours = self.stun.mapping(false);
+        let Some(state) = self.peers.get_mut(id) else { return };
+        if matches!(state.paths.way(), Way::Direct { .. }) {
+            state.meeting.done();
+            state.sweep = None;
+            return;
+        }
+        let used = state.activity(self.epoch).idle_for(now) < RECENT;
+        let fits = ours == Mapping::Dependent && state.said.mapping == Mapping::Independent;
+        let (Some(to), Some(over), true) = (state.said.mapped, state.paths.over_relay(), fits && used) else {
+            return;
+        };
+        let due = state.meeting.due(now);
+        if let Some(next) = state.meeting.next() {
+            self.timers.set_earlier(Timer::Path(id), next.max(now + SOON));
+        }
+        let Some(round) = due.filter(|_| self.rules().allow_listed(to)) else { return };
+        tracing::debug!(peer = %id, round, "opens many sockets towards a peer");
+        let txid = TxId(self.entropy_bytes());
+        let Some(payload) = self.sealed_ping(id, txid, now) else { return };
+        self.events.push_back(Event::Scatter { to, payload, sockets: SOCKETS });
+        let txid = TxId(self.entropy_bytes());
+        self.send_probe(id, over, txid, Content::Meet { round }, now);
+    }
+
+    fn entropy_bytes(&mut self) -> [u8; 12] {
+        self.entropy.bytes()
+    }
+
+    fn sealed_ping(&mut self, id: NodeId, txid: TxId, now: Instant) -> Option<Vec<u8>> {
+        let has_session = self.is_ready(id, now);
+        let key = self.probe_key(id)?;
+        let nonce = self.nonce();
+        let ping = probe::Probe { txid, has_session, fitness: self.fitness, content: Content::Ping };
+        Some(probe::seal(&key, self.tag, &nonce, &ping))
+    }
+
+    /// The peer has opened many sockets towards us: probe random ports of its NAT.
+    pub(super) fn begin_sweep(&mut self, id: NodeId, now: Instant) {
+        let Some(state) = self.peers.get_mut(id) else { return };
+        let direct = matches!(state.paths.way(), Way::Direct { .. });
+        let target = state.said.mapped.filter(|_| !direct && state.said.mapping == Mapping::Dependent);
+        let Some(target) = target.filter(|_| state.grant.take(now)) else { return };
+        if !self.rules().allow_listed(target) || self.stun.mapping(false) == Mapping::Dependent {
+            return;
+        }
+        let txid = TxId(self.entropy_bytes());
+        let Some(datagram) = self.sealed_ping(id, txid, now) else { return };
+        tracing::debug!(peer = %id, at = %target.0.ip(), "probes random ports of a peer's NAT");
+        let sweep = Sweep::new(target.0.ip(), txid, datagram, &mut self.entropy, now);
+        if let Some(state) = self.peers.get_mut(id) {
+            state.sweep = Some(sweep);
+        }
+        self.timers.set(Timer::Sweep(id), now + SOON);
+    }
+
+    /// The next probes of a sweep.
+    pub(super) fn sweep(&mut self, id: NodeId, now: Instant) {
+        let Some(state) = self.peers.get_mut(id) else { return };
+        let Some(sweep) = &mut state.sweep else { return };
+        let (batch, datagram, next) = (sweep.batch(), sweep.datagram.clone(), sweep.next(now));
+        if let Some(next) = next {
+            self.timers.set(Timer::Sweep(id), next);
+        }
+        for endpoint in batch {
+            self.send(Destination::Udp(endpoint), datagram.clone());
+        }
+    }
+
+    /// One of the ports answered.
+    pub(super) fn swept(&mut self, id: NodeId, endpoint: Endpoint, now: Instant) {
+        let Some(state) = self.peers.get_mut(id) else { return };
+        let Some(sweep) = &state.sweep else { return };
+        let rtt = now.saturating_duration_since(sweep.began);
+        state.paths.add(endpoint, Origin::Learned, now);
+        state.paths.proved_by_handshake(endpoint, rtt, now);
+        let change = state.paths.select(endpoint, now);
+        if matches!(state.paths.way(), Way::Direct { .. }) {
+            state.sweep = None;
+        }
+        self.timers.clear(Timer::Sweep(id));
+        self.sync_path(id, change, now);
+        self.timers.set_earlier(Timer::Path(id), now + SOON);
+    }
+
+    /// A datagram came to one of our many sockets. Only what a peer has sealed makes us keep that socket.
+    pub(super) fn scattered(&mut self, socket: u64, from: Endpoint, payload: &[u8], now: Instant) {
+        let from = Endpoint::canonical(from.0);
+        let sender = probe::sender(payload).ok().and_then(|tag| self.peers.by_tag(tag));
+        let authentic = sender.is_some_and(|id| {
+            let meant = self.peers.get(id).is_some_and(|s| s.said.mapped == Some(from));
+            meant && self.probe_key(id).is_some_and(|key| probe::open(&key, payload).is_ok())
+        });
+        if let (true, Some(id)) = (authentic, sender) {
+            let Some(state) = self.peers.get(id) else { return };
+            if !matches!(state.paths.way(), Way::Direct { health, .. } if health == crate::path::Health::Good)
+            {
+                self.events.push_back(Event::Adopt { socket, endpoint: from });
+            }
+            self.handle_datagram(Source::Udp(from), payload, now);
+            return;
+        }
+        self.count(crate::data::DropReason::BadProbe);
+    }
+}

@@ -1,0 +1,173 @@
+//! Many sockets for a short while, for a NAT that maps by destination; and those of them that became paths.
+//!
+//! The engine says when ([`meshd_engine::Event::Scatter`]) and which one to keep. A socket that was not
+//! adopted is closed after [`SCATTER_LIFE`]; an adopted one when nothing came in on it for [`SILENCE`]: by
+//! then the NAT has forgotten it.
+
+use crate::clock;
+use crate::data::Wire;
+use crate::udp;
+use meshd_engine::path::birthday::SCATTER_LIFE;
+use meshd_proto::Endpoint;
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use tokio::net::UdpSocket;
+use tokio::sync::mpsc;
+use tokio::task::{AbortHandle, JoinSet};
+
+/// An adopted socket that hears nothing for this long is closed.
+const SILENCE: Duration = Duration::from_secs(180);
+/// Datagrams that wait for the mesh task.
+const QUEUE: usize = 512;
+/// Nothing of ours is longer.
+const ROOM: usize = 2048;
+
+/// What came in at one of the sockets.
+#[derive(Debug)]
+pub(super) struct Arrived {
+    pub(super) socket: u64,
+    pub(super) from: Endpoint,
+    pub(super) payload: Vec<u8>,
+    /// The socket is a path already.
+    pub(super) adopted: bool,
+}
+
+#[derive(Debug)]
+struct Spare {
+    socket: Arc<UdpSocket>,
+    adopted: Option<Endpoint>,
+    is_adopted: Arc<AtomicBool>,
+    until: Instant,
+    task: AbortHandle,
+}
+
+/// The sockets.
+#[derive(Debug)]
+pub(super) struct Scatter {
+    spares: HashMap<u64, Spare>,
+    last: u64,
+    tasks: JoinSet<()>,
+    send: mpsc::Sender<Arrived>,
+    arrived: mpsc::Receiver<Arrived>,
+}
+
+impl Scatter {
+    pub(super) fn new() -> Self {
+        let (send, arrived) = mpsc::channel(QUEUE);
+        Self { spares: HashMap::new(), last: 0, tasks: JoinSet::new(), send, arrived }
+    }
+
+    /// The next datagram; never ends.
+    pub(super) async fn next(&mut self) -> Arrived {
+        match self.arrived.recv().await {
+            Some(arrived) => arrived,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Opens `count` sockets and sends `payload` to `to` from each. The host may give fewer.
+    pub(super) fn scatter(&mut self, to: Endpoint, payload: &[u8], count: usize, now: Instant) {
+        let (mut opened, mut refused) = (0, None);
+        for _ in 0..count {
+            match self.open(to, payload, now) {
+                Ok(()) => opened += 1,
+                Err(error) => {
+                    refused = Some(error);
+                    break;
+                }
+            }
+        }
+        tracing::debug!(%to, opened, ?refused, "sockets towards a peer behind a difficult NAT");
+    }
+
+    fn open(&mut self, to: Endpoint, payload: &[u8], now: Instant) -> io::Result<()> {
+        let socket = Arc::new(UdpSocket::from_std(udp::bind_spare(to.0.is_ipv6())?)?);
+        let is_adopted = Arc::new(AtomicBool::new(false));
+        self.last += 1;
+        let receive = receive(self.last, Arc::clone(&socket), Arc::clone(&is_adopted), self.send.clone());
+        let task = self.tasks.spawn(receive);
+        // A full buffer: one try less.
+        let _ = socket.try_send_to(payload, to.0);
+        let spare = Spare { socket, adopted: None, is_adopted, until: now + SCATTER_LIFE, task };
+        self.spares.insert(self.last, spare);
+        Ok(())
+    }
+
+    /// From now on datagrams for `endpoint` leave by this socket; all that were not adopted are closed.
+    pub(super) fn adopt(&mut self, socket: u64, endpoint: Endpoint, wire: &Wire, now: Instant) {
+        if let Some(spare) = self.spares.get_mut(&socket) {
+            tracing::debug!(%endpoint, "a spare socket became a path");
+            spare.adopted = Some(endpoint);
+            spare.is_adopted.store(true, Ordering::Relaxed);
+            spare.until = now + SILENCE;
+            let keep = |id: &u64, s: &Spare| *id == socket || s.adopted.is_some_and(|e| e != endpoint);
+            self.retain(keep);
+            self.publish(wire);
+        }
+    }
+
+    /// Something came in at a socket that is a path.
+    pub(super) fn heard(&mut self, socket: u64, now: Instant) {
+        if let Some(spare) = self.spares.get_mut(&socket) {
+            spare.until = now + SILENCE;
+        }
+    }
+
+    /// Closes those whose time is over.
+    pub(super) fn handle_timeout(&mut self, wire: &Wire, now: Instant) {
+        let before = self.spares.len();
+        self.retain(|_, s| s.until > now);
+        if self.spares.len() != before {
+            self.publish(wire);
+        }
+        while self.tasks.try_join_next().is_some() {}
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.spares.values().map(|s| s.until).min()
+    }
+
+    fn retain(&mut self, keep: impl Fn(&u64, &Spare) -> bool) {
+        self.spares.retain(|id, spare| {
+            let kept = keep(id, spare);
+            if !kept {
+                spare.task.abort();
+            }
+            kept
+        });
+    }
+
+    fn publish(&self, wire: &Wire) {
+        let adopted = self.spares.values().filter_map(|s| Some((s.adopted?, Arc::clone(&s.socket))));
+        wire.set_spares(adopted.collect());
+    }
+}
+
+async fn receive(
+    number: u64,
+    socket: Arc<UdpSocket>,
+    is_adopted: Arc<AtomicBool>,
+    send: mpsc::Sender<Arrived>,
+) {
+    let mut room = vec![0; ROOM];
+    loop {
+        match socket.recv_from(&mut room).await {
+            Ok((len, from)) if len < ROOM => {
+                let arrived = Arrived {
+                    socket: number,
+                    from: Endpoint::canonical(from),
+                    payload: room[..len].to_vec(),
+                    adopted: is_adopted.load(Ordering::Relaxed),
+                };
+                // Full: the protocols retry.
+                let _ = send.try_send(arrived);
+            }
+            Ok(_) => {}
+            // An ICMP error of what was sent: silence tells as much.
+            Err(_) => tokio::time::sleep_until((clock::now() + Duration::from_millis(20)).into()).await,
+        }
+    }
+}
