@@ -167,11 +167,30 @@ impl Process {
         bail!("`{}` did not end within 10 s after SIGTERM:\n{}", self.command, self.log())
     }
 
-    /// SIGKILL.
+    /// SIGKILL, to a program that may be stopped; waits until it is gone.
     pub fn kill(mut self) -> Result<()> {
         self.signal(Signal::KILL)?;
-        self.child.wait()?;
-        Ok(())
+        if self.is_gone_within(Duration::from_secs(10))? {
+            return Ok(());
+        }
+        bail!("`{}` outlived SIGKILL:\n{}", self.command, self.log())
+    }
+
+    /// Whether a killed program is gone before `limit`.
+    pub fn is_gone_within(&mut self, limit: Duration) -> Result<bool> {
+        let end = now() + limit;
+        while self.child.try_wait()?.is_none() {
+            if now() >= end {
+                return Ok(false);
+            }
+            // The helper that entered the namespaces stops with a program that stops, perhaps only after
+            // it was killed, and would never see its end.
+            if let Some(helper) = Pid::from_raw(self.child.id().cast_signed()) {
+                let _ = kill_process(helper, Signal::CONT);
+            }
+            thread::sleep(Duration::from_millis(2));
+        }
+        Ok(true)
     }
 
     /// Waits for its end.
@@ -185,14 +204,7 @@ impl Process {
     /// Sends a signal to the program itself.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         let pid = Pid::from_raw(self.pid()?).context("a process id is not 0")?;
-        kill_process(pid, signal).with_context(|| format!("cannot signal `{}`", self.command))?;
-        // The helper that entered the namespaces stops with the program, and would not see its end.
-        if signal == Signal::KILL
-            && let Some(helper) = Pid::from_raw(self.child.id().cast_signed())
-        {
-            let _ = kill_process(helper, Signal::CONT);
-        }
-        Ok(())
+        kill_process(pid, signal).with_context(|| format!("cannot signal `{}`", self.command))
     }
 }
 

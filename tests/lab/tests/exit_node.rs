@@ -3,13 +3,14 @@
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::Result;
 use meshd_lab::mesh::{
     Coordinator, fetch, kill_daemon, mesh_address, ping_until, start_daemon, status, up, wait_status,
 };
-use meshd_lab::{Host, Lab, Nat, Process, Router, Transport, Uplink6};
+use meshd_lab::{Host, Lab, Nat, Process, Router, Transport, Uplink6, wait_until};
 
 #[test]
 fn a_dead_exit_node_leaks_no_packet_of_either_family() -> Result<()> {
@@ -55,7 +56,26 @@ fn a_dead_exit_node_leaks_no_packet_of_either_family() -> Result<()> {
     assert_eq!(fetch(&laptop, &format!("http://[{web6}]/"))?, body);
     assert!(logs[1].log().contains(&format!("[{exit6}]:")), "the web saw somebody else: {}", logs[1].log());
 
+    // Traffic of every kind goes on while the exit is killed: first its daemon, then the machine.
+    let asks = servers.iter().map(|server| format!("curl -s -o /dev/null -m 1 http://{server}/; "));
+    let asks = format!("while :; do {} getent ahosts up.example; done", asks.collect::<String>());
+    let four = laptop.spawn("ping", ["-i", "0.1", &web4.to_string()])?;
+    let six = laptop.spawn("ping", ["-i", "0.1", &web6.to_string()])?;
+    let asking = laptop.spawn("bash", ["-c", &asks])?;
+    let replies = || [&four, &six].map(|ping| ping.log().matches("time=").count());
+    assert!(wait_until(Duration::from_secs(10), || replies().iter().all(|n| *n > 10)), "{:?}", replies());
+    kill_daemon(&exit)?;
+    thread::sleep(Duration::from_secs(5));
+    let dead = replies();
+    thread::sleep(Duration::from_secs(1));
+    assert_eq!(replies(), dead, "something answers beside the exit");
+    let _daemon = start_daemon(&exit)?;
+    let back = wait_until(Duration::from_secs(30), || replies().iter().zip(dead).all(|(now, n)| *now > n));
+    assert!(back, "the exit does not carry again: {:?} {dead:?}", replies());
+
     exit.power_off();
+    thread::sleep(Duration::from_secs(2));
+    let dead = replies();
     for target in [web4.to_string(), web6.to_string(), exit_mesh.to_string()] {
         laptop.run("ping", ["-c", "3", "-i", "0.3", "-W", "1", &target])?.failure()?;
     }
@@ -63,6 +83,10 @@ fn a_dead_exit_node_leaks_no_packet_of_either_family() -> Result<()> {
         laptop
             .run("curl", ["-s", "-o", "/dev/null", "--max-time", "3", &format!("http://{server}/")])?
             .failure()?;
+    }
+    assert_eq!(replies(), dead, "something answers beside the exit");
+    for busy in [four, six, asking] {
+        busy.kill()?;
     }
     let capture = capturing.finish()?;
     let laptop_is = |ip: IpAddr| ip == IpAddr::V4(laptop4) || ip == IpAddr::V6(laptop6);
@@ -76,7 +100,10 @@ fn a_dead_exit_node_leaks_no_packet_of_either_family() -> Result<()> {
         .collect();
     assert!(leaked.is_empty(), "{leaked:#?}");
     assert!(capture.count(|p| p.wireguard().is_some()) > 50);
-    println!("{} frames on the uplink, 0 leaked", capture.packets.len());
+    println!(
+        "{} frames on the uplink while the exit was killed twice, 0 leaked; replies through it: {dead:?}",
+        capture.packets.len()
+    );
 
     // Without an exit the laptop is as before.
     laptop.run("meshd", ["set", "--exit-node", ""])?.success()?;

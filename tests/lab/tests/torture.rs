@@ -1,9 +1,9 @@
 //! `make torture N=…`: `kill -9` at the k-th system call that records or makes a change, and at random
 //! moments. Afterwards the host is as it was, and nothing that was acknowledged is lost.
 //!
-//! `strace` attaches when the operation begins and injects the signal at the entry of the call, so that
-//! "the k-th step" is exact (per thread) and the programs need no test hooks. One run that nobody
-//! disturbs counts the steps first: the kills are spread over all of them.
+//! The node stops before or after each planned change and is killed there (see `torture/node.rs`). To the
+//! coordinator `strace` attaches and injects the signal at the entry of the call. In both cases a run
+//! that nobody disturbs counts the steps first: the kills are spread over all of them.
 
 #[path = "torture/kills.rs"]
 mod kills;

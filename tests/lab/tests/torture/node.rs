@@ -1,5 +1,11 @@
 //! Kills of `meshd run` during `up`, `set`, `down` and its start, and of `meshd cleanup` itself.
+//!
+//! The programs number their planned changes of the host and of their files, and stop before or after
+//! the one that a file names (`debug_stop_file` of their configuration): there the kill lands exactly.
+//! What lies between two system calls of one change is met by the kills at random moments.
 
+use std::collections::BTreeMap;
+use std::fs;
 use std::thread;
 use std::time::Duration;
 
@@ -7,25 +13,20 @@ use anyhow::{Context, Result, bail, ensure};
 use meshd_lab::mesh::{SmallInternet, status, up};
 use meshd_lab::{Host, Process, wait_until, wait_within};
 use rustix::process::Signal;
+use serde_json::Value;
 
-use crate::kills::{Budget, Step, Steps, attach, end, steps};
+use crate::kills::{Budget, end};
 
-/// Where strace writes inside the host.
-const TRACE: &str = "/var/lib/steps";
-/// The daemon with one worker thread, so that the k-th step of a thread is the same one in each run.
-const DAEMON: [&str; 3] = ["TOKIO_WORKER_THREADS=1", "meshd", "run"];
+/// Where the number of the step to stop at is.
+const STOP: &str = "/var/lib/stop";
+/// What a program writes where it stops.
+const STOPPED: &str = "(stopped)";
 const PATIENCE: Duration = Duration::from_secs(15);
 /// Two values for each setting: a change goes to the other one.
 const ROUTES: [&str; 2] = ["192.168.1.0/24", "192.168.1.0/24,10.77.0.0/16"];
 const EXITS: [&str; 2] = ["", "laptop"];
 
-/// What is on the disk, and what changes the kernel or starts a program that does.
-const CLASSES: [Steps; 2] = [
-    Steps { name: "store", calls: "write,fdatasync,fsync,rename,unlink" },
-    Steps { name: "kernel", calls: "sendto,sendmsg,vfork,clone3,clone" },
-];
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Operation {
     Start,
     Up,
@@ -36,6 +37,37 @@ enum Operation {
 
 const OPERATIONS: [Operation; 5] =
     [Operation::Up, Operation::Set, Operation::Down, Operation::Start, Operation::Cleanup];
+
+/// A step that a program has written to its log.
+struct Step {
+    number: u64,
+    /// `before` or `after`.
+    when: String,
+    /// What it is, without its arguments.
+    kind: String,
+    stopped: bool,
+}
+
+/// The steps in what a program wrote.
+fn steps(log: &str) -> Vec<Step> {
+    let step = |line: &str| {
+        let (number, rest) = line.strip_prefix("step ")?.split_once(' ')?;
+        let (when, what) = rest.split_once(": ")?;
+        let stopped = what.ends_with(STOPPED);
+        let what = what.trim_end_matches(STOPPED).trim_end();
+        // `add rule 5210: …` and `restore net/ipv4/… to 0`: the words of the kind come first.
+        let kind: Vec<&str> = what
+            .split(' ')
+            .take_while(|word| !word.contains(|c: char| c.is_ascii_digit() || c == '/' || c == ':'))
+            .take(4)
+            .collect();
+        Some(Step { number: number.parse().ok()?, when: when.to_owned(), kind: kind.join(" "), stopped })
+    };
+    log.lines().filter_map(step).collect()
+}
+
+/// Where in an operation to stop: at the n-th of so many shares.
+type Share = (usize, usize);
 
 /// What a user has chosen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,6 +136,10 @@ struct Tortured {
     changes: usize,
     pings: usize,
     rounds: usize,
+    /// How often a kill had left the host changed: without that, comparing would prove nothing.
+    left_changed: usize,
+    /// Where an operation can be stopped, by the exit node that was chosen before: it makes a difference.
+    places: BTreeMap<(Operation, usize), u64>,
 }
 
 pub(crate) fn torture(mut budget: Budget) -> Result<()> {
@@ -114,7 +150,9 @@ pub(crate) fn torture(mut budget: Budget) -> Result<()> {
     up(&net.laptop, &[&token, "--advertise-exit-node"])?;
     coordinator.run(&["routes", "approve", "laptop"])?;
     let acknowledged = Chosen { up: true, snat: true, routes: 0, exit: 0 };
-    let daemon = net.pi.spawn("env", DAEMON)?;
+    fs::create_dir_all(net.pi.file("/etc/meshd"))?;
+    fs::write(net.pi.file("/etc/meshd/meshd.toml"), format!("debug_stop_file = \"{STOP}\"\n"))?;
+    let daemon = net.pi.spawn("meshd", ["run"])?;
     daemon.wait_for_log("ready", PATIENCE)?;
     net.pi
         .run(
@@ -122,28 +160,50 @@ pub(crate) fn torture(mut budget: Budget) -> Result<()> {
             ["up", "--no-service", token.as_str()].into_iter().chain(["--advertise-routes", ROUTES[0]]),
         )?
         .success()?;
-    let mut node = Tortured { net, before, acknowledged, open: None, changes: 0, pings: 0, rounds: 0 };
+    let mut node = Tortured {
+        net,
+        before,
+        acknowledged,
+        open: None,
+        changes: 0,
+        pings: 0,
+        rounds: 0,
+        left_changed: 0,
+        places: BTreeMap::new(),
+    };
     node.bury(daemon)?;
 
-    // Every k-th step of every operation: how many there are is counted first.
-    let mut plans = Vec::new();
+    // Every step of every operation: how many there are is counted first.
     for operation in OPERATIONS {
-        for class in &CLASSES {
-            let steps = node.count(operation, class)?;
-            println!("{operation:?}, {}: {} steps", class.name, steps.len());
-            plans.push((operation, class, steps));
-        }
+        node.step_through(operation, None)?;
+        // Back to where it began, or from there.
+        node.step_through(operation, None)?;
     }
-    let each = (budget.kills * 3 / 4 / plans.len()).max(1);
-    'kills: for n in 0..each {
-        for (operation, class, steps) in &plans {
-            if !budget.goes_on(75) {
-                break 'kills;
-            }
-            // Spread evenly over the steps; each step once where there are fewer than kills.
-            let place = if steps.len() <= each { n } else { n * steps.len() / each };
-            if let Some(step) = steps.get(place) {
-                node.kill_at(*operation, class, step, &mut budget)?;
+    println!("places to stop: {:#?}", node.places);
+    ensure!(node.places.values().all(|places| *places >= 4), "so few places cannot be: {:#?}", node.places);
+    let of =
+        |operation| node.places.iter().filter(|((o, _), _)| *o == operation).map(|(_, places)| *places).max();
+    let each: Vec<usize> =
+        OPERATIONS.iter().map(|o| usize::try_from(of(*o).unwrap_or(0)).unwrap_or(0)).collect();
+    let all: usize = each.iter().sum();
+    let kills = budget.kills * 3 / 4;
+    while budget.goes_on(75) {
+        for (operation, places) in OPERATIONS.into_iter().zip(&each) {
+            // Each operation gets its share; where that is fewer than its places, they are spread evenly.
+            let shares = (kills * places / all).clamp(4.min(*places), *places);
+            for n in 0..shares {
+                if budget.goes_on(75) {
+                    let stopped = node
+                        .step_through(operation, Some((n, shares)))
+                        .with_context(|| format!("{operation:?} killed at place {n} of {shares}"))?;
+                    match stopped {
+                        Some(Step { when, kind, .. }) => {
+                            budget.killed(&format!("{operation:?}, {when} a change"));
+                            budget.hit(&kind);
+                        }
+                        None => budget.killed(&format!("{operation:?}, when it was over")),
+                    }
+                }
             }
         }
     }
@@ -152,9 +212,10 @@ pub(crate) fn torture(mut budget: Budget) -> Result<()> {
     }
 
     node.works()?;
+    ensure!(node.left_changed * 3 > node.rounds, "{} of {} kills mattered", node.left_changed, node.rounds);
     let result = format!(
-        "the host differed 0 times; {} acknowledged changes, 0 lost; the peer answered {} times, also at the end",
-        node.changes, node.pings
+        "{} kills left the host changed, and after `meshd cleanup` it differed 0 times; {} acknowledged changes, 0 lost; the peer answered {} times, also at the end",
+        node.left_changed, node.changes, node.pings
     );
     budget.report("node", &result)
 }
@@ -166,7 +227,7 @@ impl Tortured {
 
     /// Starts the daemon and holds it to what it has acknowledged.
     fn start(&mut self) -> Result<Process> {
-        let daemon = self.pi().spawn("env", DAEMON)?;
+        let daemon = self.pi().spawn("meshd", ["run"])?;
         let now = wait_within(PATIENCE, || Chosen::of(self.pi()).ok());
         let now = now.with_context(|| format!("round {}: no status: {}", self.rounds, daemon.log()))?;
         let known = now == self.acknowledged || Some(&now) == self.open.as_ref();
@@ -208,14 +269,13 @@ impl Tortured {
         Ok(())
     }
 
-    /// Runs the command of an operation; whether it was acknowledged.
-    fn perform(&mut self, operation: Operation) -> Result<bool> {
+    /// The arguments of an operation's command, and what it wants.
+    fn command(&self, operation: Operation) -> (Vec<String>, Chosen) {
         let mut wanted = self.acknowledged.clone();
         let mut args: Vec<String> = match operation {
-            Operation::Start | Operation::Cleanup => return Ok(true),
             Operation::Up => ["up", "--no-service", "--timeout", "10"].map(String::from).to_vec(),
             Operation::Set => vec!["set".into()],
-            Operation::Down => vec!["down".into()],
+            Operation::Down | Operation::Start | Operation::Cleanup => vec!["down".into()],
         };
         if operation == Operation::Down {
             wanted.up = false;
@@ -224,70 +284,128 @@ impl Tortured {
             wanted.up |= operation == Operation::Up;
             args.extend(wanted.flags());
         }
+        (args, wanted)
+    }
+
+    /// Runs the command of an operation; whether it was acknowledged.
+    fn perform(&mut self, operation: Operation) -> Result<bool> {
+        let (args, wanted) = self.command(operation);
         let said = self.pi().run_within(Duration::from_secs(30), "meshd", args)?;
-        if said.is_success() {
+        self.note(said.is_success(), wanted);
+        Ok(said.is_success())
+    }
+
+    fn note(&mut self, acknowledged: bool, wanted: Chosen) {
+        if acknowledged {
             self.acknowledged = wanted;
             self.changes += 1;
         } else {
             self.open = Some(wanted);
         }
-        Ok(said.is_success())
     }
 
-    /// How many steps of a class an operation has.
-    fn count(&mut self, operation: Operation, class: &Steps) -> Result<Vec<Step>> {
-        self.step_through(operation, &class.watch())?;
-        steps(self.pi(), TRACE)
+    fn stop_at(&self, step: u64) -> Result<()> {
+        // Whole or not at all: it is read at any time.
+        let path = self.pi().file(STOP);
+        let new = path.with_extension("new");
+        fs::write(&new, step.to_string())?;
+        Ok(fs::rename(new, path)?)
     }
 
-    fn kill_at(
-        &mut self,
-        operation: Operation,
-        class: &Steps,
-        step: &Step,
-        budget: &mut Budget,
-    ) -> Result<()> {
-        let died = self
-            .step_through(operation, &class.kill_at(step))
-            .with_context(|| format!("{operation:?} killed at {step:?} of {}", class.name))?;
-        let when = if died { "at a step of" } else { "just after" };
-        budget.killed(&format!("{} {when} {operation:?}", class.name));
-        Ok(())
+    /// The step to stop at, `done` being the last one before the operation.
+    fn choose(&self, operation: Operation, share: Option<Share>, done: u64) -> Result<u64> {
+        let Some((n, of)) = share else { return Ok(0) };
+        let of_any =
+            || self.places.iter().filter(|((o, _), _)| *o == operation).map(|(_, places)| *places).max();
+        let known = self.places.get(&(operation, self.acknowledged.exit)).copied();
+        let places = known.or_else(of_any).context("not counted")?;
+        Ok(done + 1 + places * u64::try_from(n)? / u64::try_from(of)?)
     }
 
-    /// One operation under strace, then SIGKILL if that has not happened, then [`Tortured::bury`].
-    fn step_through(&mut self, operation: Operation, args: &[String]) -> Result<bool> {
+    /// One operation that stops at a step, or nowhere and is counted; SIGKILL; [`Tortured::bury`]. Gives
+    /// where it stopped.
+    fn step_through(&mut self, operation: Operation, share: Option<Share>) -> Result<Option<Step>> {
         self.rounds += 1;
-        let whole = ["-f", "-qq", "-o", TRACE].into_iter().chain(args.iter().map(String::as_str));
-        match operation {
+        self.stop_at(0)?;
+        let (log, done, exit) = match operation {
             Operation::Start => {
-                let mut tracer =
-                    self.pi().spawn("strace", whole.chain(["-E", DAEMON[0]]).chain(["meshd", "run"]))?;
-                wait_until(PATIENCE, || {
-                    !tracer.is_running()
-                        || status(self.pi()).is_ok_and(|s| s["state"] == "up" && s["dns"]["mode"] != "off")
-                });
-                let died = !tracer.is_running();
-                self.bury(tracer)?;
-                Ok(died)
+                self.be_wanted_up()?;
+                self.stop_at(self.choose(operation, share, 0)?)?;
+                let exit = self.acknowledged.exit;
+                let daemon = self.pi().spawn("meshd", ["run"])?;
+                // A daemon that has stopped answers nobody: no question of this may take long.
+                let is_up = || -> Option<bool> {
+                    let brief = Duration::from_secs(2);
+                    let said = self.pi().run_within(brief, "meshd", ["status", "--json"]).ok()?;
+                    let status: Value = serde_json::from_str(&said.stdout).ok()?;
+                    Some(status["state"] == "up" && status["dns"]["mode"] != "off")
+                };
+                wait_until(PATIENCE, || daemon.log().contains(STOPPED) || is_up() == Some(true));
+                let log = daemon.log.clone();
+                self.stop_at(0)?;
+                self.bury(daemon)?;
+                (log, 0, exit)
             }
             Operation::Cleanup => {
                 let daemon = self.ready_for(operation)?;
                 end(daemon)?;
                 self.kill_all(true)?;
-                let done = self.pi().run("strace", whole.chain(["meshd", "cleanup"]))?;
+                self.stop_at(self.choose(operation, share, 0)?)?;
+                let mut cleanup = self.pi().spawn("meshd", ["cleanup"])?;
+                let over = wait_until(PATIENCE, || cleanup.log().contains(STOPPED) || !cleanup.is_running());
+                ensure!(over, "`meshd cleanup` does not end: {}", cleanup.log());
+                let log = cleanup.log.clone();
+                self.stop_at(0)?;
+                end(cleanup)?;
+                self.kill_all(true)?;
                 self.restored()?;
-                Ok(!done.is_success())
+                (log, 0, self.acknowledged.exit)
             }
-            _ => {
+            Operation::Up | Operation::Set | Operation::Down => {
                 let daemon = self.ready_for(operation)?;
-                let tracer = attach(self.pi(), &daemon, args, TRACE)?;
-                self.perform(operation)?;
-                let died = self.bury(daemon)?;
-                tracer.wait(Duration::from_secs(5))?;
-                Ok(died)
+                let done = steps(&daemon.log()).last().map_or(0, |step| step.number);
+                let exit = self.acknowledged.exit;
+                self.stop_at(self.choose(operation, share, done)?)?;
+                self.perform_or_stop(operation, &daemon)?;
+                let log = daemon.log.clone();
+                self.stop_at(0)?;
+                self.bury(daemon)?;
+                (log, done, exit)
             }
+        };
+        let all = steps(&fs::read_to_string(log)?);
+        if share.is_none() {
+            let last = all.last().map_or(done, |step| step.number);
+            self.places.insert((operation, exit), last - done);
         }
+        Ok(all.into_iter().find(|step| step.stopped))
+    }
+
+    /// Runs the command of an operation until it ends or the daemon has stopped: then the command would
+    /// wait for ever.
+    fn perform_or_stop(&mut self, operation: Operation, daemon: &Process) -> Result<()> {
+        let (args, wanted) = self.command(operation);
+        let mut command = self.pi().spawn("meshd", args)?;
+        let over =
+            wait_until(Duration::from_secs(30), || !command.is_running() || daemon.log().contains(STOPPED));
+        ensure!(over, "`meshd` does not end: {}", command.log());
+        // It may have its answer already, and only be about to end.
+        wait_until(Duration::from_millis(200), || !command.is_running());
+        let acknowledged = !command.is_running() && command.wait(Duration::from_secs(1))?.success();
+        self.note(acknowledged, wanted);
+        Ok(())
+    }
+
+    /// The state in which a start brings the node up.
+    fn be_wanted_up(&mut self) -> Result<()> {
+        if self.acknowledged.up && self.open.is_none() {
+            return Ok(());
+        }
+        let daemon = self.start()?;
+        if !self.acknowledged.up {
+            ensure!(self.perform(Operation::Up)?, "`up` failed: {}", daemon.log());
+        }
+        self.bury(daemon).map(drop)
     }
 
     /// SIGKILL at a random moment of a random series of commands.
@@ -322,6 +440,7 @@ impl Tortured {
         let died = end(daemon)?;
         // Half of the time the helper that gives the host's DNS back dies as well.
         self.kill_all(self.rounds.is_multiple_of(2))?;
+        self.left_changed += usize::from(host_state(self.pi())? != self.before);
         self.restored()?;
         if self.rounds.is_multiple_of(10) {
             self.works()?;

@@ -13,7 +13,7 @@ use crate::kills::{Budget, Steps, attach, end, steps};
 
 const TRACE: &str = "/var/lib/steps";
 /// What makes or syncs the database and its log.
-const STORE: Steps = Steps { name: "store", calls: "pwrite64,fdatasync,fsync,ftruncate,unlink" };
+const STORE: Steps = Steps { calls: "pwrite64,fdatasync,fsync,ftruncate,unlink" };
 /// Routes that the Pi offers, to be approved and unapproved one at a time.
 const ROUTES: usize = 20;
 
