@@ -38,7 +38,7 @@ STEP := bash .ci/step
 LAB_OWN := interop torture
 LAB_TESTS := $(filter-out $(LAB_OWN),$(sort $(basename $(notdir $(wildcard tests/lab/tests/*.rs)))))
 
-.PHONY: help nat-grid recovery demo test setup root build lint tidy deny unit web screenshots lab interop fuzz torture bulk bench bench-control bench-micro deb deb-test clean gateway-swap
+.PHONY: help nat-grid recovery demo test setup root build lint tidy deny unit web screenshots lab interop fuzz torture bulk bench bench-control bench-micro deb deb-test static clean gateway-swap
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -120,6 +120,10 @@ gateway-swap: ## a gateway's configuration changes every 100 ms under load for a
 
 bench-micro: ## nanoseconds of the packet path: seal, open, split, coalesce, routes, filter
 	@$(STEP) bench-micro cargo bench --locked -p meshd-engine --bench data
+
+static: ## programs that need nothing of the system, started under qemu (TARGETS="x86_64 aarch64 armv7 armv6" PROGRAMS=)
+	@bash .ci/setup qemu-arm-static:qemu-user-static pip3:python3-pip readelf:binutils
+	@$(STEP) static bash packaging/static/build
 
 deb: ## Debian packages, into target/deb (ARCHS="amd64 arm64 armhf")
 	@$(STEP) deb bash packaging/deb/build

@@ -16,6 +16,7 @@ mod ecn;
 mod offload;
 mod open;
 pub mod routes;
+mod rules;
 mod seal;
 mod slot;
 mod split;
@@ -25,6 +26,7 @@ pub use counters::{Counters, DropReason};
 pub use ecn::Ecn;
 pub use offload::{Offload, Offloads, SegmentKind, UnknownOffload, VIRTIO_HEADER};
 pub use open::{Datagram, OpenSink, open_run};
+pub use rules::{RuleCount, RuleCounters, RuleMark};
 pub(crate) use seal::route_of;
 pub use seal::{FromHost, SealSink, Way, seal_run};
 pub use slot::{Live, OwnLine, PathChoice, PeerSlot};
@@ -32,7 +34,7 @@ pub use split::{BadSuperPacket, Split, finish_checksum};
 
 use crate::session::{Session, SessionIndex};
 use conntrack::Conntrack;
-use meshd_policy::{Filter, Flow};
+use meshd_policy::{Filter, Flow, Verdict, verdict};
 use meshd_proto::{MeshAddrs, MeshPrefixes, Prefix, addr::is_public_unicast};
 use routes::{PeerRef, RouteTable, Sources};
 use std::collections::HashMap;
@@ -50,6 +52,8 @@ pub struct DataSnapshot<S> {
     pub routes: RouteTable,
     /// What this node lets in.
     pub filter: Filter,
+    /// What each rule of it has let in.
+    pub rules: RuleCounters,
     /// This node's own addresses.
     pub own: Option<Own>,
     /// The peers; a [`PeerRef`] is an index into it.
@@ -118,6 +122,14 @@ impl<S: Session> DataSnapshot<S> {
     /// The slot of a peer.
     pub fn slot(&self, peer: PeerRef) -> Option<&Arc<PeerSlot<S>>> {
         self.peers.get(peer.0 as usize)
+    }
+
+    /// The rule that lets a flow in; `None`: the policy does not allow it.
+    pub(crate) fn admits(&self, flow: &Flow) -> Option<RuleMark> {
+        match verdict(&self.filter, flow) {
+            Verdict::Allow { rule, .. } => Some(self.rules.mark(rule)),
+            Verdict::Deny(_) => None,
+        }
     }
 
     /// Milliseconds since [`DataSnapshot::epoch`], the unit of stamps. They start at 1: 0 means never.

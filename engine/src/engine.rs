@@ -19,7 +19,7 @@ mod wan;
 
 use crate::data::conntrack::Conntrack;
 use crate::data::routes::RouteTable;
-use crate::data::{Counters, DataSnapshot, Datagram, DropReason, open_run};
+use crate::data::{Counters, DataSnapshot, Datagram, DropReason, RuleCounters, open_run};
 use crate::entropy::Entropy;
 use crate::event::{Destination, EngineConfig, Event, Input, PathReason, Settings, Source, Transmit};
 use crate::path::probe::{self, Fitness, SenderTag};
@@ -129,6 +129,7 @@ impl<F: SessionFactory> Engine<F> {
             generation: 0,
             routes: RouteTable::default(),
             filter: Filter::default(),
+            rules: RuleCounters::default(),
             own: None,
             peers: Vec::new(),
             sources: Vec::new(),

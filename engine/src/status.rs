@@ -1,5 +1,6 @@
 //! What the engine can say about itself, for the command line.
 
+use crate::data::RuleCount;
 use crate::nat::Mapping;
 use crate::path::probe::Fitness;
 use meshd_proto::{Endpoint, Hostname, MeshAddrs, NodeId, NodeKey, RelayId};
@@ -26,6 +27,8 @@ pub struct Status {
     pub drops: Vec<(&'static str, u64)>,
     /// Flows cut by changes of policy since start.
     pub flows_cut: u64,
+    /// What each rule has let in since it came, of those that have.
+    pub rules: Vec<RuleCount>,
 }
 
 /// A relay as seen from here.

@@ -29,7 +29,7 @@ pub(crate) enum Command {
     /// Take this node down and leave the host as it was
     Down(Down),
     /// Show this node, its peers and what needs attention
-    Status,
+    Status(Status),
     /// Reach a node through the mesh; says path and round-trip time
     Ping(Ping),
     /// Find out what kind of network this is: NAT, relays, what is blocked
@@ -165,6 +165,13 @@ pub(crate) struct Logs {
     /// Go on with new lines
     #[arg(short, long)]
     pub(crate) follow: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Status {
+    /// Show what was counted since start instead: by peer, by rule of the policy, and what was dropped
+    #[arg(long)]
+    pub(crate) counters: bool,
 }
 
 #[derive(Debug, Subcommand)]

@@ -37,7 +37,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Up(args) => up::run(&globals, args),
         Command::Down(args) => down::run(&globals, &args),
-        Command::Status => status::run(&globals, status::View::Whole),
+        Command::Status(args) => status::run(&globals, status::View::of(&args)),
         Command::Routes => status::run(&globals, status::View::Routes),
         Command::Ping(args) => ping::run(&globals, &args),
         Command::Netcheck => netcheck::run(&globals),

@@ -3,7 +3,7 @@
 pub(crate) mod names;
 mod status;
 
-pub(crate) use status::{routes, status};
+pub(crate) use status::{counters, routes, status};
 
 use std::fmt::Write as _;
 use std::io::IsTerminal;

@@ -4,8 +4,10 @@
 //! `last = true`. The same structs print as JSON for `--json`: field names are part of the interface.
 //! Who may ask what is decided by the daemon from the peer's credentials, never by what is sent.
 
+mod counters;
 mod paths;
 
+pub use counters::*;
 pub use paths::*;
 
 use prost::{Message, Oneof};
@@ -285,6 +287,9 @@ pub struct Status {
     /// Packets dropped since start.
     #[prost(message, repeated, tag = "9")]
     pub drops: Vec<Counter>,
+    /// What rules of the policy have let in since they came, the busiest where there are very many.
+    #[prost(message, repeated, tag = "11")]
+    pub rules: Vec<RuleStatus>,
     /// In userspace mode: what stands in for the interface.
     #[prost(message, optional, tag = "10")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -312,26 +317,6 @@ pub struct UserspaceStatus {
     /// UDP sockets of the stack.
     #[prost(uint64, tag = "5")]
     pub datagram_sockets: u64,
-}
-
-/// How packets are moved: what was asked for and what the kernel has.
-#[derive(Clone, PartialEq, Eq, Message, Serialize)]
-pub struct DataPlaneStatus {
-    /// Queues of the device, each with threads and sockets of its own.
-    #[prost(uint32, tag = "1")]
-    pub threads: u32,
-    /// TCP super-packets between us and the host.
-    #[prost(bool, tag = "2")]
-    pub tun_tcp: bool,
-    /// UDP super-packets between us and the host.
-    #[prost(bool, tag = "3")]
-    pub tun_udp: bool,
-    /// Runs of datagrams sent by one call. Ends when a driver refuses it.
-    #[prost(bool, tag = "4")]
-    pub udp_gso: bool,
-    /// Runs of datagrams received by one call.
-    #[prost(bool, tag = "5")]
-    pub udp_gro: bool,
 }
 
 /// This node.
@@ -509,17 +494,6 @@ pub struct Problem {
     /// What to do.
     #[prost(string, tag = "3")]
     pub help: String,
-}
-
-/// A counter.
-#[derive(Clone, PartialEq, Eq, Message, Serialize)]
-pub struct Counter {
-    /// Of what.
-    #[prost(string, tag = "1")]
-    pub name: String,
-    /// How many.
-    #[prost(uint64, tag = "2")]
-    pub count: u64,
 }
 
 /// What a plain WireGuard device needs besides its own key.

@@ -11,6 +11,7 @@
 
 mod table;
 
+use super::rules::RuleMark;
 use crate::packet::{Embedded, ICMP, ICMPV6, Packet, Ports, TCP, Upper, tcp_flag};
 use meshd_policy::Flow;
 use meshd_proto::NodeId;
@@ -95,6 +96,27 @@ pub enum Inbound {
     Fragment,
 }
 
+/// What becomes of an inbound packet, and which rule let its flow in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Judged {
+    /// What becomes of it.
+    pub outcome: Inbound,
+    /// The rule, where one did.
+    pub rule: RuleMark,
+    /// Whether the flow begins with it.
+    pub begins: bool,
+}
+
+impl Judged {
+    const fn without_rule(outcome: Inbound) -> Self {
+        Self { outcome, rule: RuleMark::NONE, begins: false }
+    }
+
+    const fn by(rule: RuleMark, begins: bool) -> Self {
+        Self { outcome: Inbound::Pass, rule, begins }
+    }
+}
+
 /// The moment and the policy a packet is judged under.
 #[derive(Clone, Copy, Debug)]
 pub struct Judgement {
@@ -119,26 +141,26 @@ impl Conntrack {
         Self { shards: std::array::from_fn(|_| Mutex::new(Shard::new(flows / SHARDS))), seed: [a, b] }
     }
 
-    /// Judges a packet that `peer` sent. `allows` asks the policy about a flow.
+    /// Judges a packet that `peer` sent. `allows` asks the policy about a flow: which rule lets it in.
     pub fn inbound(
         &self,
         packet: &Packet,
         peer: NodeId,
         when: Judgement,
-        allows: impl Fn(&Flow) -> bool,
-    ) -> Inbound {
+        allows: impl Fn(&Flow) -> Option<RuleMark>,
+    ) -> Judged {
         match packet.upper {
-            Upper::LaterFragment => return self.later_fragment(packet, peer, when),
-            Upper::Error(about) => return self.error(packet, &about, when),
+            Upper::LaterFragment => return Judged::without_rule(self.later_fragment(packet, peer, when)),
+            Upper::Error(about) => return Judged::without_rule(self.error(packet, &about, when)),
             Upper::Tcp { .. } | Upper::Ports(_) | Upper::Echo { .. } | Upper::Icmp { .. } | Upper::Opaque => {
             }
         }
         let tuple = Tuple::of(packet);
-        let verdict = self.inbound_flow(packet, &tuple, peer, when, &allows);
-        if let (Inbound::Pass, Some(id)) = (verdict, packet.fragment) {
+        let judged = self.inbound_flow(packet, &tuple, peer, when, &allows);
+        if let (Inbound::Pass, Some(id)) = (judged.outcome, packet.fragment) {
             self.note_fragment(Key::fragment(packet, id), peer, Begun::Inbound, when);
         }
-        verdict
+        judged
     }
 
     fn inbound_flow(
@@ -147,8 +169,8 @@ impl Conntrack {
         tuple: &Tuple,
         peer: NodeId,
         when: Judgement,
-        allows: &impl Fn(&Flow) -> bool,
-    ) -> Inbound {
+        allows: &impl Fn(&Flow) -> Option<RuleMark>,
+    ) -> Judged {
         let key = Key::of(tuple);
         let opens = packet.opens_tcp();
         let (hash, mut shard) = self.shard(&key);
@@ -157,34 +179,30 @@ impl Conntrack {
                 // A SYN is never a reply: it is judged as the beginning that it is.
                 (Begun::Outbound, Standing::Live) if !opens => {
                     entry.touch(packet, tuple, when.stamp);
-                    return Inbound::Pass;
+                    return Judged::without_rule(Inbound::Pass);
                 }
                 (Begun::Inbound, standing) => {
-                    return if standing == Standing::Live && entry.generation == when.generation {
-                        entry.owner = peer;
-                        entry.touch(packet, tuple, when.stamp);
-                        Inbound::Pass
-                    } else if allows(&tuple.flow()) {
-                        entry.renew(when);
-                        entry.owner = peer;
-                        entry.touch(packet, tuple, when.stamp);
-                        Inbound::Pass
-                    } else {
-                        entry.cut(when);
-                        Inbound::Cut
-                    };
+                    if standing == Standing::Cut || entry.generation != when.generation {
+                        let Some(rule) = allows(&tuple.flow()) else {
+                            entry.cut(when);
+                            return Judged::without_rule(Inbound::Cut);
+                        };
+                        entry.renew(rule, when);
+                    }
+                    entry.owner = peer;
+                    entry.touch(packet, tuple, when.stamp);
+                    return Judged::by(entry.rule, false);
                 }
                 (Begun::Outbound, Standing::Live | Standing::Cut) => {}
             }
         }
-        if !allows(&tuple.flow()) {
-            return Inbound::Denied;
-        }
-        if keeps_flow(packet) {
-            let entry = Entry::new(key, hash, Begun::Inbound, tuple, peer, when);
+        let Some(rule) = allows(&tuple.flow()) else { return Judged::without_rule(Inbound::Denied) };
+        let begins = keeps_flow(packet);
+        if begins {
+            let entry = Entry::new(key, hash, Begun::Inbound, tuple, peer, when).let_in_by(rule);
             shard.insert(entry, when.stamp).touch(packet, tuple, when.stamp);
         }
-        Inbound::Pass
+        Judged::by(rule, begins)
     }
 
     /// An ICMP error passes if it is about a packet of a live flow and goes to that packet's sender.
@@ -224,7 +242,7 @@ impl Conntrack {
         &self,
         packet: &Packet,
         when: Judgement,
-        allows: impl Fn(&Flow) -> bool,
+        allows: impl Fn(&Flow) -> Option<RuleMark>,
         choose: impl Fn(Option<NodeId>) -> Option<NodeId>,
     ) -> Outbound {
         if let (Upper::LaterFragment, Some(id)) = (packet.upper, packet.fragment) {
@@ -244,7 +262,7 @@ impl Conntrack {
         &self,
         packet: &Packet,
         when: Judgement,
-        allows: &impl Fn(&Flow) -> bool,
+        allows: &impl Fn(&Flow) -> Option<RuleMark>,
         choose: &impl Fn(Option<NodeId>) -> Option<NodeId>,
     ) -> Outbound {
         let tuple = Tuple::of(packet);
@@ -259,11 +277,11 @@ impl Conntrack {
                 if entry.begun == Begun::Inbound
                     && (entry.standing == Standing::Cut || entry.generation != when.generation)
                 {
-                    if !allows(&tuple.reversed().flow()) {
+                    let Some(rule) = allows(&tuple.reversed().flow()) else {
                         entry.cut(when);
                         return Outbound::Cut;
-                    }
-                    entry.renew(when);
+                    };
+                    entry.renew(rule, when);
                 }
                 let Some(owner) = choose(Some(entry.owner)) else { return Outbound::NoOwner };
                 entry.owner = owner;
@@ -273,11 +291,14 @@ impl Conntrack {
         }
         let Some(owner) = choose(None) else { return Outbound::NoOwner };
         let Some(begun) = begins(packet, &tuple) else { return Outbound::To(owner) };
-        if begun == Begun::Inbound && !allows(&tuple.reversed().flow()) {
-            return Outbound::To(owner);
-        }
-        let forward = if begun == Begun::Inbound { tuple.reversed() } else { tuple };
-        let entry = Entry::new(key, hash, begun, &forward, owner, when);
+        let (forward, rule) = match begun {
+            Begun::Outbound => (tuple, RuleMark::NONE),
+            Begun::Inbound => match allows(&tuple.reversed().flow()) {
+                Some(rule) => (tuple.reversed(), rule),
+                None => return Outbound::To(owner),
+            },
+        };
+        let entry = Entry::new(key, hash, begun, &forward, owner, when).let_in_by(rule);
         shard.insert(entry, when.stamp).touch(packet, &tuple, when.stamp);
         Outbound::To(owner)
     }
@@ -291,15 +312,15 @@ impl Conntrack {
 
     /// Judges every inbound flow again under a new policy; returns how many live ones were cut.
     /// `allows` also gets the peer that the flow belongs to.
-    pub fn sweep(&self, when: Judgement, allows: impl Fn(&Flow, NodeId) -> bool) -> usize {
+    pub fn sweep(&self, when: Judgement, allows: impl Fn(&Flow, NodeId) -> Option<RuleMark>) -> usize {
         let mut cut = 0;
         for shard in &self.shards {
             for entry in lock(shard).entries() {
                 if entry.begun != Begun::Inbound || entry.key.fragment.is_some() {
                     continue;
                 }
-                if allows(&entry.forward().flow(), entry.owner) {
-                    entry.renew(when);
+                if let Some(rule) = allows(&entry.forward().flow(), entry.owner) {
+                    entry.renew(rule, when);
                 } else if entry.standing == Standing::Live && !entry.is_expired(when.stamp) {
                     entry.cut(when);
                     cut += 1;

@@ -2,12 +2,12 @@
 
 use super::conntrack::{Inbound, Judgement, Tuple};
 use super::routes::PeerRef;
+use super::rules::{RuleMark, Tally};
 use super::slot::Live;
 use super::{DataSnapshot, DropReason, Ecn, PeerSlot, ecn};
 use crate::event::Source;
 use crate::packet::{self, Packet, Upper};
 use crate::session::{MessageKind, OpenError, Opened, Session, SessionIndex, receiver_index};
-use meshd_policy::verdict;
 use meshd_proto::NodeId;
 use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
@@ -60,8 +60,8 @@ pub fn open_run<'d, S: Session>(
     now: Instant,
 ) {
     let stamp = snapshot.stamp(now);
-    let mut judge =
-        Judge { snapshot, when: Judgement { generation: snapshot.generation, stamp }, last: None };
+    let when = Judgement { generation: snapshot.generation, stamp };
+    let mut judge = Judge { snapshot, when, last: None, tally: Tally::new() };
     let mut run: Option<Run<'_, S>> = None;
     for datagram in datagrams {
         if MessageKind::of(datagram.bytes) != MessageKind::Data {
@@ -83,6 +83,7 @@ pub fn open_run<'d, S: Session>(
         }
     }
     run.into_iter().for_each(|r| r.finish(stamp));
+    judge.tally.tell(&snapshot.rules);
 }
 
 /// Consecutive datagrams of one peer, under one lock.
@@ -185,17 +186,23 @@ impl<'s, S: Session> Run<'s, S> {
 struct Judge<'s, S> {
     snapshot: &'s DataSnapshot<S>,
     when: Judgement,
-    last: Option<(Tuple, PeerRef)>,
+    last: Option<(Tuple, PeerRef, RuleMark)>,
+    tally: Tally,
 }
 
 impl<S: Session> Judge<'_, S> {
     fn judge(&mut self, peer: PeerRef, id: NodeId, packet: Packet) -> Result<Packet, DropReason> {
         let tuple = Tuple::of(&packet);
         let ordinary = packet.is_ordinary();
-        if ordinary && self.last == Some((tuple, peer)) {
+        let snapshot = self.snapshot;
+        if let Some((last, of, rule)) = self.last
+            && ordinary
+            && of == peer
+            && last == tuple
+        {
+            self.tally.note(&snapshot.rules, rule, false, packet.len);
             return Ok(packet);
         }
-        let snapshot = self.snapshot;
         let own = snapshot.own.as_ref().ok_or(DropReason::NotForUs)?;
         let sources = snapshot.sources.get(peer.0 as usize).ok_or(DropReason::PeerSource)?;
         // An ICMP error may come from any router on the way: what counts is that the peer is entitled
@@ -215,10 +222,14 @@ impl<S: Session> Judge<'_, S> {
         if !own.accepts(packet.dst) {
             return Err(DropReason::NotForUs);
         }
-        let allows = |flow: &_| own.answers(flow) || verdict(&snapshot.filter, flow).is_allowed();
-        match snapshot.conntrack.inbound(&packet, id, self.when, allows) {
+        let allows = |flow: &_| {
+            if own.answers(flow) { Some(RuleMark::NONE) } else { snapshot.admits(flow) }
+        };
+        let judged = snapshot.conntrack.inbound(&packet, id, self.when, allows);
+        match judged.outcome {
             Inbound::Pass => {
-                self.last = ordinary.then_some((tuple, peer));
+                self.last = ordinary.then_some((tuple, peer, judged.rule));
+                self.tally.note(&snapshot.rules, judged.rule, judged.begins, packet.len);
                 Ok(packet)
             }
             Inbound::Denied => Err(DropReason::Denied),

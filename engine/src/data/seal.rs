@@ -6,7 +6,6 @@ use super::slot::{Live, PathChoice};
 use super::{DataSnapshot, DropReason, Ecn, Offload, PeerSlot, Split, finish_checksum};
 use crate::packet::{self, Packet};
 use crate::session::{OVERHEAD, Session};
-use meshd_policy::verdict;
 use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -131,7 +130,7 @@ impl<S: Session> Router<'_, S> {
         let outcome = snapshot.conntrack.outbound(
             packet,
             self.when,
-            |flow| verdict(&snapshot.filter, flow).is_allowed(),
+            |flow| snapshot.admits(flow),
             |before| {
                 let mut known = owners.iter().filter_map(slot);
                 let same = known.clone().find(|s| Some(s.id) == before && s.is_alive());

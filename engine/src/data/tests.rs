@@ -7,6 +7,7 @@ use crate::session::SessionFactory;
 use crate::session::marker::{Marker, MarkerSession};
 use meshd_proto::netmap::{Entry, FilterRule, RuleSource, RuleTarget, SelfNode, TargetAddr};
 use meshd_proto::{ClassId, Endpoint, NetworkId, NetworkMap, NodeId, NodeSecret, RuleId};
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 const ME: Ipv4Addr = Ipv4Addr::new(100, 71, 0, 1);
@@ -61,15 +62,19 @@ fn filter() -> Filter {
         map_lease: 0,
     }));
     map.upsert(Entry::FilterPresent);
+    for (id, rule) in rules() {
+        map.upsert(Entry::Rule(id, rule));
+    }
+    Filter::compile(&map)
+}
+
+/// The one rule of [`filter`].
+fn rules() -> BTreeMap<RuleId, FilterRule> {
     let any = RuleSource::Prefix(Prefix::DEFAULT_V4);
     let myself = RuleTarget { first_port: 80, last_port: 80, ..RuleTarget::all(TargetAddr::Myself) };
     let lan = RuleTarget::all(TargetAddr::Prefix("10.0.0.0/8".parse().unwrap()));
     let internet = RuleTarget::all(TargetAddr::Internet);
-    map.upsert(Entry::Rule(
-        RuleId(1),
-        FilterRule { line: 1, srcs: vec![any], dsts: vec![myself, lan, internet] },
-    ));
-    Filter::compile(&map)
+    BTreeMap::from([(RuleId(1), FilterRule { line: 1, srcs: vec![any], dsts: vec![myself, lan, internet] })])
 }
 
 impl Bench {
@@ -80,6 +85,7 @@ impl Bench {
             generation: 1,
             routes: RouteTable::default(),
             filter: filter(),
+            rules: RuleCounters::default().renewed(&rules()),
             own: Some(Own {
                 addrs: addrs(1),
                 mesh,
@@ -337,4 +343,31 @@ fn a_device_joined_through_us_may_ask_our_resolver_and_no_policy_forbids_it() {
     assert!(!own.answers(&flow(addrs(9), resolver.v4.into(), 17, 54)));
     assert!(!own.answers(&flow(addrs(9), resolver.v4.into(), 132, 53)));
     assert!(!own.answers(&flow(addrs(9), addrs(1).v4.into(), 17, 53)), "an address that policy speaks of");
+}
+
+#[test]
+fn what_a_rule_lets_in_is_counted_by_flows_packets_and_bytes() {
+    let mut b = Bench::new();
+    let from = |n: u8| Ipv4Addr::new(100, 71, 0, n);
+    let mut datagrams = Vec::new();
+    // Port 80 is allowed to us, anything to our LAN, nothing else.
+    for (peer, to, port) in
+        [(2, ME, 80), (2, ME, 80), (3, ME, 80), (2, ME, 22), (2, Ipv4Addr::new(10, 1, 2, 3), 9), (2, ME, 80)]
+    {
+        let sealed = b.sealed(peer, &udp(from(peer as u8), to, port, 0));
+        datagrams.push((way(peer as u8), sealed));
+    }
+    assert_eq!(b.open(&datagrams).delivered.len(), 5);
+    let count = b.snapshot.rules.counts();
+    assert_eq!(count.len(), 1);
+    assert_eq!((count[0].id, count[0].line), (RuleId(1), 1));
+    assert_eq!((count[0].flows, count[0].packets, count[0].bytes), (3, 5, 5 * 29));
+    assert_eq!(b.dropped(DropReason::Denied), 1);
+    // A reply to a flow of ours is no rule's doing.
+    b.seal(&[udp(ME, from(2), 7000, 0)]);
+    let mut reply = udp(from(2), ME, 5000, 0);
+    reply[20..22].copy_from_slice(&7000u16.to_be_bytes());
+    let reply = b.sealed(2, &reply);
+    assert_eq!(b.open(&[(way(2), reply)]).delivered.len(), 1);
+    assert_eq!(b.snapshot.rules.counts(), count);
 }

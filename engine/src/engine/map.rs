@@ -9,7 +9,7 @@ use crate::event::{Event, PathReason, Settings};
 use crate::path::probe::SenderTag;
 use crate::peers::PeerState;
 use crate::session::{SessionFactory, SessionIndex};
-use meshd_policy::{Filter, verdict};
+use meshd_policy::Filter;
 use meshd_proto::netmap::{NetworkMap, Peer, PeerKind, Route, SelfNode};
 use meshd_proto::{NodeId, Prefix, UnixSeconds};
 use std::collections::{BTreeMap, HashMap};
@@ -155,6 +155,7 @@ impl<F: SessionFactory> Engine<F> {
             generation: self.generation,
             routes: RouteTable::default(),
             filter: Filter::compile(&self.map),
+            rules: old.rules.renewed(&self.map.rules),
             own,
             peers: Vec::new(),
             sources: Vec::new(),
@@ -204,7 +205,7 @@ impl<F: SessionFactory> Engine<F> {
                 .and_then(|peer| snapshot.sources.get(peer.0 as usize))
                 .is_some_and(|sources| sources.allow(flow.src));
             let ours = snapshot.own.as_ref().is_some_and(|own| own.accepts(flow.dst));
-            entitled && ours && verdict(&snapshot.filter, flow).is_allowed()
+            if entitled && ours { snapshot.admits(flow) } else { None }
         });
         if count > 0 {
             self.flows_cut += count as u64;

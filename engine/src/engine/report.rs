@@ -28,6 +28,7 @@ impl<F: SessionFactory> Engine<F> {
             relays: relays.collect(),
             drops: self.counters.all(),
             flows_cut: self.flows_cut,
+            rules: self.data.load().rules.counts(),
         }
     }
 

@@ -10,7 +10,15 @@ use std::time::Duration;
 /// Which part to show.
 pub(crate) enum View {
     Whole,
+    Counters,
     Routes,
+}
+
+impl View {
+    /// The view that the command line asks for.
+    pub(crate) const fn of(args: &crate::cli::Status) -> Self {
+        if args.counters { Self::Counters } else { Self::Whole }
+    }
 }
 
 pub(crate) fn run(globals: &Globals, view: View) -> anyhow::Result<ExitCode> {
@@ -18,8 +26,10 @@ pub(crate) fn run(globals: &Globals, view: View) -> anyhow::Result<ExitCode> {
     let style = output::stdout_style();
     match (globals.json, view) {
         (true, View::Whole) => print_json(&status)?,
+        (true, View::Counters) => print_json(&counters_json(&status))?,
         (true, View::Routes) => print_json(&routes_json(&status))?,
         (false, View::Whole) => print!("{}", output::status(&status, style)),
+        (false, View::Counters) => print!("{}", output::counters(&status, style)),
         (false, View::Routes) => print!("{}", output::routes(&status, style)),
     }
     Ok(ExitCode::SUCCESS)
@@ -35,6 +45,16 @@ pub(crate) fn fetch(globals: &Globals) -> Result<Status, CliError> {
         }
     }
     Err(CliError::new("the daemon gave no status", "after an upgrade, restart it: `systemctl restart meshd`"))
+}
+
+fn counters_json(status: &Status) -> serde_json::Value {
+    serde_json::json!({
+        "peers": status.peers.iter().map(|p| {
+            serde_json::json!({ "name": p.name, "rx_bytes": p.rx_bytes, "tx_bytes": p.tx_bytes })
+        }).collect::<Vec<_>>(),
+        "rules": status.rules,
+        "drops": status.drops,
+    })
 }
 
 fn routes_json(status: &Status) -> serde_json::Value {

@@ -138,3 +138,32 @@ pub(crate) fn routes(status: &Status, style: Style) -> String {
     }
     table(&rows, |row, _, cell| if row == 0 { style.dim(cell) } else { cell.to_owned() })
 }
+
+/// What was counted since start: by peer, by rule, and what was dropped.
+pub(crate) fn counters(status: &Status, style: Style) -> String {
+    let show = |rows: &[Vec<String>]| {
+        table(rows, |row, _, cell| if row == 0 { style.dim(cell) } else { cell.to_owned() })
+    };
+    let mut peers = vec![["PEER", "RECEIVED", "SENT"].map(str::to_owned).to_vec()];
+    let moved = status.peers.iter().filter(|p| p.rx_bytes > 0 || p.tx_bytes > 0);
+    peers.extend(moved.map(|p| vec![p.name.clone(), bytes(p.rx_bytes), bytes(p.tx_bytes)]));
+    let mut rules = vec![["POLICY LINE", "FLOWS", "PACKETS", "LET IN"].map(str::to_owned).to_vec()];
+    rules.extend(
+        status
+            .rules
+            .iter()
+            .map(|r| vec![r.line.to_string(), r.flows.to_string(), r.packets.to_string(), bytes(r.bytes)]),
+    );
+    let mut drops = vec![["DROPPED", "PACKETS"].map(str::to_owned).to_vec()];
+    drops.extend(status.drops.iter().map(|d| vec![d.name.clone(), d.count.to_string()]));
+    let parts = [
+        (peers, "no peer has sent or received anything\n"),
+        (rules, "no rule of the policy has let anything in\n"),
+        (drops, "nothing was dropped\n"),
+    ];
+    let texts: Vec<String> = parts
+        .iter()
+        .map(|(rows, none)| if rows.len() > 1 { show(rows) } else { (*none).to_owned() })
+        .collect();
+    texts.join("\n")
+}

@@ -121,3 +121,18 @@ fn names_say_where_they_come_from() {
     };
     insta::assert_snapshot!(names::status(&dns));
 }
+
+#[test]
+fn counters_are_shown_by_peer_by_rule_and_by_reason() {
+    let mut status = sample();
+    status.rules = vec![
+        meshd_proto::localapi::RuleStatus { line: 12, flows: 3, packets: 4_000, bytes: 5_000_000 },
+        meshd_proto::localapi::RuleStatus { line: 40, flows: 1, packets: 2, bytes: 120 },
+    ];
+    status.drops = vec![Counter { name: "denied".into(), count: 7 }];
+    insta::assert_snapshot!(counters(&status, Style::Plain));
+    assert_eq!(
+        counters(&Status::default(), Style::Plain),
+        "no peer has sent or received anything\n\nno rule of the policy has let anything in\n\nnothing was dropped\n"
+    );
+}

@@ -4,15 +4,18 @@ use super::running::Running;
 use super::{Daemon, Hindrance};
 use crate::clock;
 use crate::mesh::MeshCommand;
+use meshd_engine::data::RuleCount;
 use meshd_engine::status::{PathStatus, Status as EngineStatus};
 use meshd_proto::localapi::{
-    CoordinatorStatus, Counter, DnsStatus, PeerStatus, Problem, SelfStatus, SplitStatus, Status,
+    CoordinatorStatus, Counter, DnsStatus, PeerStatus, Problem, RuleStatus, SelfStatus, SplitStatus, Status,
 };
 use meshd_proto::netmap::PeerKind;
 use meshd_proto::{NetworkMap, RelayId};
 use std::sync::atomic::Ordering;
 use tokio::sync::oneshot;
 
+/// Rules that are shown at most: a policy may have thousands.
+const SHOWN_RULES: usize = 500;
 /// A clock that is further off than this is a problem, in seconds.
 const CLOCK_TOLERANCE: i64 = 300;
 
@@ -73,6 +76,7 @@ impl Daemon {
                 .filter(|(_, count)| *count > 0)
                 .map(|(name, count)| Counter { name: name.to_owned(), count })
                 .collect();
+            status.rules = rules(engine.rules);
             if let Some(service) = &running.service {
                 status.userspace = Some(service.status());
                 status.drops.extend(service.drops());
@@ -108,6 +112,16 @@ impl Daemon {
         };
         Some(Problem { what: what.to_owned(), why, help })
     }
+}
+
+/// The busiest rules, in the order of their lines.
+fn rules(mut all: Vec<RuleCount>) -> Vec<RuleStatus> {
+    all.sort_by_key(|c| std::cmp::Reverse(c.packets));
+    all.truncate(SHOWN_RULES);
+    all.sort_by_key(|c| (c.line, c.id));
+    let shown =
+        |c: RuleCount| RuleStatus { line: c.line, flows: c.flows, packets: c.packets, bytes: c.bytes };
+    all.into_iter().map(shown).collect()
 }
 
 async fn engine_status(running: &Running) -> Option<EngineStatus> {

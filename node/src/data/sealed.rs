@@ -162,12 +162,18 @@ impl Sender {
                 Err(_) => return run.count as u64,
             }
         }
-        let mut lost = 0;
-        for piece in bytes.chunks(run.piece) {
-            let datagram = &piece[skip..];
-            lost += u64::from(self.send(address, datagram, datagram.len(), run).is_err());
+        if run.count == 1 {
+            let datagram = &bytes[skip..];
+            return u64::from(self.send(address, datagram, datagram.len(), run).is_err());
         }
-        lost
+        let spare = self.wire.spare(Endpoint(address));
+        let common = self.wire.socket(self.thread, address.is_ipv6());
+        match (&spare, common) {
+            (Some(socket), _) => send_each_patiently(&**socket, address, bytes, run, skip),
+            (None, Some(socket)) => send_each_patiently(socket, address, bytes, run, skip),
+            // This host has no socket of that family.
+            (None, None) => run.count as u64,
+        }
     }
 
     fn send(&self, to: SocketAddr, bytes: &[u8], piece: usize, run: &Run) -> io::Result<()> {
@@ -207,6 +213,41 @@ fn send_patiently(
         }
         other => other,
     }
+}
+
+/// The same for a run whose datagrams go one by one: how many were lost.
+fn send_each_patiently(
+    socket: &(impl AsFd + AsRawFd),
+    to: SocketAddr,
+    bytes: &[u8],
+    run: &Run,
+    skip: usize,
+) -> u64 {
+    let (mut rest, mut lost, mut waited) = (bytes, 0, false);
+    while !rest.is_empty() {
+        let done = match batch::send_each(socket, to, rest, (run.piece, skip), run.way.ecn) {
+            Ok(sent) if sent > 0 => {
+                waited = false;
+                sent
+            }
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock && !waited => {
+                wait_writable(socket);
+                waited = true;
+                continue;
+            }
+            // Still full: whoever waits for each of them delays everybody behind.
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                return lost + rest.len().div_ceil(run.piece) as u64;
+            }
+            // The kernel refuses this one; the next may be shorter.
+            Ok(_) | Err(_) => {
+                lost += 1;
+                1
+            }
+        };
+        rest = rest.get(done * run.piece..).unwrap_or_default();
+    }
+    lost
 }
 
 fn wait_writable(socket: impl AsFd) {

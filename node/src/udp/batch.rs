@@ -1,5 +1,5 @@
-//! Many datagrams by one system call: `recvmmsg` with `UDP_GRO`, `sendmsg` with `UDP_SEGMENT`, and the
-//! ECN bits of their outer headers.
+//! Many datagrams by one system call: `recvmmsg` with `UDP_GRO`, `sendmsg` with `UDP_SEGMENT`, `sendmmsg`
+//! where the kernel or the path takes no runs, and the ECN bits of their outer headers.
 //!
 //! The only module of the node with `unsafe`: the standard library and rustix have no control messages
 //! of UDP. Nothing here decides anything; [`super`] and the data threads do.
@@ -192,20 +192,80 @@ fn address_of(name: &libc::sockaddr_storage) -> Option<SocketAddr> {
 /// it cannot send runs this way.
 pub fn send(socket: &impl AsRawFd, to: SocketAddr, bytes: &[u8], segment: usize, ecn: Ecn) -> io::Result<()> {
     let address = socket2::SockAddr::from(to);
+    let run = (segment < bytes.len()).then(|| u16::try_from(segment).unwrap_or(u16::MAX));
     let mut control = Control([0; 96]);
+    let used = write_controls(&mut control, to, run, ecn);
     let mut vector = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    let message = message_to(&address, &raw mut vector, &control, used);
+    // SAFETY: name, iovec, bytes and control buffer outlive the call, which only reads them.
+    let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &message, libc::MSG_DONTWAIT) };
+    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Sends every `piece` bytes of `bytes` (the last may be fewer), without the first `skip` of each, as a
+/// datagram of its own to `to`, marked `ecn`: at most [`MESSAGES`] by one call. How many went out: fewer
+/// when the kernel refused the next one.
+///
+/// # Errors
+/// What the kernel says of the first one; `WouldBlock` when the socket's buffer is full.
+pub fn send_each(
+    socket: &impl AsRawFd,
+    to: SocketAddr,
+    bytes: &[u8],
+    (piece, skip): (usize, usize),
+    ecn: Ecn,
+) -> io::Result<usize> {
+    let address = socket2::SockAddr::from(to);
+    let mut control = Control([0; 96]);
+    let used = write_controls(&mut control, to, None, ecn);
+    // SAFETY: iovec, mmsghdr and msghdr are plain data for which zeros are valid.
+    let (mut vectors, mut headers) =
+        unsafe { (mem::zeroed::<[libc::iovec; MESSAGES]>(), mem::zeroed::<[libc::mmsghdr; MESSAGES]>()) };
+    let mut count = 0;
+    for ((vector, header), whole) in vectors.iter_mut().zip(&mut headers).zip(bytes.chunks(piece.max(1))) {
+        let datagram = whole.get(skip..).unwrap_or_default();
+        vector.iov_base = datagram.as_ptr().cast_mut().cast();
+        vector.iov_len = datagram.len();
+        header.msg_hdr = message_to(&address, &raw mut *vector, &control, used);
+        count += 1;
+    }
+    // SAFETY: the first `count` headers point to iovecs, bytes, one name and one control buffer that outlive
+    // the call, which only reads them.
+    let sent =
+        unsafe { libc::sendmmsg(socket.as_raw_fd(), headers.as_mut_ptr(), count, libc::MSG_DONTWAIT as _) };
+    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+}
+
+/// A message of one piece. It is only as good as what it points to.
+fn message_to(
+    address: &socket2::SockAddr,
+    vector: *mut libc::iovec,
+    control: &Control,
+    used: usize,
+) -> libc::msghdr {
     // SAFETY: a msghdr of zeros is valid.
     let mut message: libc::msghdr = unsafe { mem::zeroed() };
     message.msg_name = address.as_ptr().cast_mut().cast();
     message.msg_namelen = address.len();
-    message.msg_iov = &raw mut vector;
+    message.msg_iov = vector;
     message.msg_iovlen = 1;
-    let run = (segment < bytes.len()).then(|| u16::try_from(segment).unwrap_or(u16::MAX));
+    if used > 0 {
+        message.msg_control = control.0.as_ptr().cast_mut().cast();
+        message.msg_controllen = used as _;
+    }
+    message
+}
+
+/// Writes what a message carries beside its bytes: the length of the datagrams of a run, and the mark of the
+/// outer headers. How much of the buffer that takes.
+fn write_controls(control: &mut Control, to: SocketAddr, run: Option<u16>, ecn: Ecn) -> usize {
+    // SAFETY: a msghdr of zeros is valid.
+    let mut message: libc::msghdr = unsafe { mem::zeroed() };
+    message.msg_control = control.0.as_mut_ptr().cast();
+    message.msg_controllen = control.0.len() as _;
     let marked = (ecn != Ecn::Not).then(|| libc::c_int::from(ecn.bits()));
     let class =
         if to.is_ipv4() { (libc::IPPROTO_IP, libc::IP_TOS) } else { (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) };
-    message.msg_control = control.0.as_mut_ptr().cast();
-    message.msg_controllen = control.0.len() as _;
     let mut used = 0;
     // SAFETY: the buffer has room for three messages of an int and at most two are written; both stay
     // inside it by CMSG_FIRSTHDR and CMSG_NXTHDR, and data is written without alignment.
@@ -221,13 +281,7 @@ pub fn send(socket: &impl AsRawFd, to: SocketAddr, bytes: &[u8], segment: usize,
             used += libc::CMSG_SPACE(size_of::<libc::c_int>() as _) as usize;
         }
     }
-    if used == 0 {
-        message.msg_control = std::ptr::null_mut();
-    }
-    message.msg_controllen = used as _;
-    // SAFETY: name, iovec, bytes and control buffer outlive the call, which only reads them.
-    let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &message, libc::MSG_DONTWAIT) };
-    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    used
 }
 
 /// Fills one control message.

@@ -7,6 +7,9 @@
 use crate::contestant::Kind;
 use crate::samples::Samples;
 use crate::underlay::Underlay;
+use meshd_engine::session::wireguard::WireGuard;
+use meshd_engine::session::{Session, SessionFactory, SessionIndex};
+use meshd_proto::NodeSecret;
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use std::collections::BTreeMap;
 
@@ -42,6 +45,36 @@ pub(crate) fn crypto() -> Crypto {
         key.open_in_place(nonce(0), Aad::empty(), &mut work).expect("what was sealed can be opened");
     });
     Crypto { seal_gb_s, open_gb_s }
+}
+
+/// Complete WireGuard handshakes a second: initiation, answer, first packet, all on one core. A daemon also
+/// looks up who asks, once for each initiation.
+pub(crate) const HANDSHAKES: &str = "handshakes per second, both ends on one core";
+
+/// Measures the engine's own sessions, which every daemon of ours uses.
+pub(crate) fn handshakes() -> f64 {
+    let secret = |n: u8| NodeSecret::from_bytes([n; 32]);
+    let (mut left, mut right) = (WireGuard::new(&secret(1)), WireGuard::new(&secret(2)));
+    let mut fastest: f64 = 0.0;
+    for _ in 0..PIECES {
+        let (mut count, mut spent) = (0u32, 0.0);
+        while spent < PIECE {
+            // A peer is made when the map names it: that is not part of a handshake.
+            let at = meshd_lab::now();
+            let mut a = left.create(&secret(2).public(), SessionIndex::new(1), None, at);
+            let mut b = right.create(&secret(1).public(), SessionIndex::new(2), None, at);
+            let (mut answer, mut confirm) = (Vec::new(), Vec::new());
+            let began = thread_seconds();
+            let initiation = a.initiate(at).expect("a new session can begin");
+            b.handshake(&initiation, &mut answer, at).expect("it is from the peer");
+            a.handshake(&answer[0], &mut confirm, at).expect("it answers the initiation");
+            b.open(&confirm[0], &mut [0; 64], at).expect("the first packet is sealed for us");
+            spent += thread_seconds() - began;
+            count += 1;
+        }
+        fastest = fastest.max(f64::from(count) / spent);
+    }
+    fastest
 }
 
 fn nonce(counter: u64) -> Nonce {

@@ -8,6 +8,7 @@ use crate::samples::Samples;
 use crate::settings::Settings;
 use crate::start::FIRST_PING;
 use crate::table::{align, number};
+use crate::thousand;
 use crate::underlay::Underlay;
 use std::collections::BTreeMap;
 
@@ -86,7 +87,8 @@ fn footprint(samples: &Samples, all: &mut Vec<Figure>) {
     };
     add("RSS idle, MiB", worst(&memory_metric("RSS", "idle")), 16.0);
     add("RSS after load, MiB", worst(&memory_metric("RSS", "after load")), 32.0);
-    add("RSS with 1,000 peers, MiB", worst(&memory_metric("RSS", "with 1,000 peers")), 45.0);
+    add("RSS with 1,000 peers, MiB", worst(&memory_metric("RSS", thousand::WHEN)), 45.0);
+    add("CPU with 1,000 peers, % of a core", worst(thousand::CPU), 1.0);
     add("`up` to first reply by name, ms", worst(FIRST_PING), 1000.0);
 }
 

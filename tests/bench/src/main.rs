@@ -23,6 +23,7 @@ mod samples;
 mod settings;
 mod start;
 mod table;
+mod thousand;
 mod underlay;
 
 use anyhow::{Context, Result};
@@ -43,12 +44,18 @@ fn main() -> Result<()> {
         bound.open_gb_s
     );
     let mut samples = Samples::default();
+    let handshakes = bound::handshakes();
+    println!("WireGuard handshakes, both ends on one core: {handshakes:.0} a second");
+    samples.push(contestant::Kind::Meshd, None, bound::HANDSHAKES, handshakes);
     let mut running = Vec::new();
     for kind in &settings.contestants {
         let contestant = start::start(&lab, *kind, &settings, &mut samples)
             .with_context(|| format!("cannot start {}", kind.name()))?;
         println!("{}: {} is up, MTU {}", kind.name(), contestant.version, contestant.mtu);
         running.push(contestant);
+    }
+    if settings.wants("thousand") && settings.contestants.contains(&contestant::Kind::Meshd) {
+        thousand::measure(settings.idle_seconds, &mut samples).context("with 1,000 peers")?;
     }
     if settings.wants("idle") {
         measure::idle(&running, settings.idle_seconds, &mut samples)?;

@@ -32,8 +32,7 @@ pub(crate) const IDLE_WAKEUPS: &str = "idle wake-ups per minute";
 /// The loss that a rate of the ladder may have and still count as carried.
 const CARRIED: f64 = 0.01;
 /// Steps of the UDP ladder: payload bytes, datagrams per second; 0 is a flood.
-const LADDER: [(u32, &[u64]); 2] =
-    [(64, &[20_000, 60_000, 120_000, 0]), (1280, &[25_000, 75_000, 150_000, 0])];
+const LADDER: [(u32, &[u64]); 2] = [(64, &[20_000, 80_000, 0]), (1280, &[25_000, 100_000, 0])];
 
 /// The name of a TCP throughput.
 pub(crate) fn tcp_metric(streams: u32, direction: Direction) -> String {

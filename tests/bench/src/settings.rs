@@ -71,9 +71,9 @@ impl Settings {
             underlays,
             measures,
             streams: if quick { vec![1, 4] } else { vec![1, 4, 8] },
-            tcp_seconds: if quick { 2 } else { 3 },
+            tcp_seconds: 2,
             udp_seconds: 1,
-            idle_seconds: if quick { 5 } else { 15 },
+            idle_seconds: if quick { 5 } else { 20 },
             programs: programs()?,
         })
     }

@@ -115,7 +115,7 @@ fn meshd(pair: &Pair) -> Result<Daemons> {
 }
 
 /// The process id, as seen from outside, of the one `meshd run` on a machine.
-fn daemon_of(host: &Host) -> Result<i32> {
+pub(crate) fn daemon_of(host: &Host) -> Result<i32> {
     let inside = host.sh("pgrep -o -f meshd.run")?;
     let inside: i32 = inside.trim().parse().with_context(|| format!("one daemon, not `{inside}`"))?;
     let space = host.sh("readlink /proc/self/ns/pid")?;

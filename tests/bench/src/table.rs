@@ -1,11 +1,13 @@
 //! The one table: a line for each figure, a column for each contestant, and in brackets what ours is
 //! of theirs.
 
+use crate::bound;
 use crate::contestant::{Contestant, Kind};
 use crate::iperf::Direction;
 use crate::measure::{self, memory_metric, tcp_metric};
 use crate::samples::Samples;
 use crate::start::FIRST_PING;
+use crate::thousand;
 use crate::underlay::Underlay;
 use std::collections::BTreeMap;
 
@@ -36,7 +38,9 @@ fn once() -> Vec<String> {
     for when in ["idle", "after load"] {
         all.extend(["RSS", "PSS"].map(|what| memory_metric(what, when)));
     }
-    all.extend(["threads", measure::IDLE_CPU, measure::IDLE_WAKEUPS].map(str::to_owned));
+    all.extend(["threads", measure::IDLE_CPU, measure::IDLE_WAKEUPS, bound::HANDSHAKES].map(str::to_owned));
+    all.extend(["RSS", "PSS"].map(|what| memory_metric(what, thousand::WHEN)));
+    all.extend([thousand::CPU, thousand::WAKEUPS, thousand::JOIN].map(str::to_owned));
     all
 }
 

@@ -224,6 +224,19 @@ impl Host {
         Ok((command, shown))
     }
 
+    /// Moves the calling thread into this machine's network, for a test that holds devices itself. For good:
+    /// give it a thread of its own. Files and processes stay the outside's.
+    ///
+    /// # Errors
+    /// When the machine is off, or without root.
+    pub fn enter_network(&self) -> Result<()> {
+        use std::os::fd::AsFd;
+        let space = fs::File::open(format!("/proc/{}/ns/net", self.pid()?))?;
+        let network = rustix::thread::LinkNameSpaceType::Network;
+        rustix::thread::move_into_link_name_space(space.as_fd(), Some(network))?;
+        Ok(())
+    }
+
     fn enter(&self, namespaces: &[&str]) -> Result<Command> {
         let mut command = Command::new("nsenter");
         command.args(["--target", &self.pid()?.to_string()]).args(namespaces).arg("--");

@@ -1,6 +1,6 @@
 //! One shard of the table: sets of 8 entries, growing up to a bound; in a full set the oldest goes.
 
-use super::{Begun, Judgement, Key, Standing, TCP, Tuple, idle};
+use super::{Begun, Judgement, Key, RuleMark, Standing, TCP, Tuple, idle};
 use crate::packet::{ICMP, ICMPV6, Packet, UDP, Upper, tcp_flag};
 use meshd_proto::NodeId;
 
@@ -21,6 +21,8 @@ pub(super) struct Entry {
     /// The side that began it is `key.a`.
     begun_by_a: bool,
     closed: u8,
+    /// The rule that let it in, of that generation.
+    pub(super) rule: RuleMark,
     pub(super) generation: u64,
     /// The peer at the other end.
     pub(super) owner: NodeId,
@@ -45,10 +47,17 @@ impl Entry {
             standing: Standing::Live,
             begun_by_a,
             closed: 0,
+            rule: RuleMark::NONE,
             generation: when.generation,
             owner,
             last: when.stamp,
         }
+    }
+
+    /// The same, with the rule that let it in.
+    pub(super) const fn let_in_by(mut self, rule: RuleMark) -> Self {
+        self.rule = rule;
+        self
     }
 
     /// The flow in the direction in which it began.
@@ -73,8 +82,9 @@ impl Entry {
         }
     }
 
-    /// The policy allows it under the present generation.
-    pub(super) fn renew(&mut self, when: Judgement) {
+    /// The policy allows it under the present generation, by `rule`.
+    pub(super) fn renew(&mut self, rule: RuleMark, when: Judgement) {
+        self.rule = rule;
         self.generation = when.generation;
         self.standing = Standing::Live;
     }

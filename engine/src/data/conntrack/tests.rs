@@ -36,12 +36,23 @@ fn table() -> Conntrack {
     Conntrack::new([3; 16])
 }
 
-fn yes(_: &Flow) -> bool {
-    true
+#[expect(clippy::unnecessary_wraps, reason = "it stands for the policy")]
+const fn yes(_: &Flow) -> Option<RuleMark> {
+    Some(RuleMark::NONE)
 }
 
-fn no(_: &Flow) -> bool {
-    false
+const fn no(_: &Flow) -> Option<RuleMark> {
+    None
+}
+
+fn judge(
+    t: &Conntrack,
+    packet: &Packet,
+    peer: NodeId,
+    when: Judgement,
+    allows: impl Fn(&Flow) -> Option<RuleMark>,
+) -> Inbound {
+    t.inbound(packet, peer, when, allows).outcome
 }
 
 fn to_peer(_: Option<NodeId>) -> Option<NodeId> {
@@ -56,34 +67,34 @@ fn a_reply_passes_where_the_policy_would_deny_it() {
         (tcp(A, B, (5000, 80), SYN), tcp(B, A, (80, 5000), SYN | ACK)),
         (echo(A, B, true), echo(B, A, false)),
     ] {
-        assert_eq!(t.inbound(&back, PEER, at(1, 1), no), Inbound::Denied);
+        assert_eq!(judge(&t, &back, PEER, at(1, 1), no), Inbound::Denied);
         assert_eq!(t.outbound(&out, at(1, 1), no, to_peer), Outbound::To(PEER));
-        assert_eq!(t.inbound(&back, PEER, at(1, 2), no), Inbound::Pass, "{back:?}");
+        assert_eq!(judge(&t, &back, PEER, at(1, 2), no), Inbound::Pass, "{back:?}");
     }
     let other_port = udp(B, A, (54, 5000));
-    assert_eq!(t.inbound(&other_port, PEER, at(1, 2), no), Inbound::Denied);
+    assert_eq!(judge(&t, &other_port, PEER, at(1, 2), no), Inbound::Denied);
 }
 
 #[test]
 fn a_syn_is_never_a_reply() {
     let t = table();
     t.outbound(&tcp(A, B, (5000, 80), SYN), at(1, 1), no, to_peer);
-    assert_eq!(t.inbound(&tcp(B, A, (80, 5000), SYN), PEER, at(1, 2), no), Inbound::Denied);
-    assert_eq!(t.inbound(&tcp(B, A, (80, 5000), ACK), PEER, at(1, 3), no), Inbound::Pass);
+    assert_eq!(judge(&t, &tcp(B, A, (80, 5000), SYN), PEER, at(1, 2), no), Inbound::Denied);
+    assert_eq!(judge(&t, &tcp(B, A, (80, 5000), ACK), PEER, at(1, 3), no), Inbound::Pass);
 }
 
 #[test]
 fn a_flow_that_the_policy_no_longer_allows_is_cut_in_both_directions_and_stays_cut() {
     let t = table();
     let (ask, answer) = (udp(B, A, (5000, 53)), udp(A, B, (53, 5000)));
-    assert_eq!(t.inbound(&ask, PEER, at(1, 1), yes), Inbound::Pass);
-    assert_eq!(t.sweep(at(2, 2), |_, _| false), 1);
-    assert_eq!(t.sweep(at(3, 2), |_, _| false), 0, "counted once");
+    assert_eq!(judge(&t, &ask, PEER, at(1, 1), yes), Inbound::Pass);
+    assert_eq!(t.sweep(at(2, 2), |_, _| None), 1);
+    assert_eq!(t.sweep(at(3, 2), |_, _| None), 0, "counted once");
     assert_eq!(t.outbound(&answer, at(3, 3), no, to_peer), Outbound::Cut);
-    assert_eq!(t.inbound(&ask, PEER, at(3, 4), no), Inbound::Cut);
+    assert_eq!(judge(&t, &ask, PEER, at(3, 4), no), Inbound::Cut);
     assert_eq!(t.outbound(&answer, at(3, 5), no, to_peer), Outbound::Cut);
     // Allowed again: it lives.
-    assert_eq!(t.inbound(&ask, PEER, at(4, 6), yes), Inbound::Pass);
+    assert_eq!(judge(&t, &ask, PEER, at(4, 6), yes), Inbound::Pass);
     assert_eq!(t.outbound(&answer, at(4, 7), no, to_peer), Outbound::To(PEER));
 }
 
@@ -91,8 +102,8 @@ fn a_flow_that_the_policy_no_longer_allows_is_cut_in_both_directions_and_stays_c
 fn a_flow_is_judged_again_without_a_sweep_when_the_generation_is_new() {
     let t = table();
     let (ask, answer) = (udp(B, A, (5000, 53)), udp(A, B, (53, 5000)));
-    assert_eq!(t.inbound(&ask, PEER, at(1, 1), yes), Inbound::Pass);
-    assert_eq!(t.inbound(&ask, PEER, at(1, 2), no), Inbound::Pass, "same generation, no question asked");
+    assert_eq!(judge(&t, &ask, PEER, at(1, 1), yes), Inbound::Pass);
+    assert_eq!(judge(&t, &ask, PEER, at(1, 2), no), Inbound::Pass, "same generation, no question asked");
     assert_eq!(t.outbound(&answer, at(2, 3), no, to_peer), Outbound::Cut);
 }
 
@@ -119,11 +130,11 @@ fn an_icmp_error_passes_only_for_a_live_flow_and_its_sender() {
         l4.extend_from_slice(&[5000u16.to_be_bytes(), port.to_be_bytes(), [0, 8], [0, 0]].concat());
         packet([10, 9, 9, 9], to, ICMP, &l4)
     };
-    assert_eq!(t.inbound(&error_about(A, B, A, 53), PEER, at(1, 1), yes), Inbound::Denied);
+    assert_eq!(judge(&t, &error_about(A, B, A, 53), PEER, at(1, 1), yes), Inbound::Denied);
     t.outbound(&udp(A, B, (5000, 53)), at(1, 1), no, to_peer);
-    assert_eq!(t.inbound(&error_about(A, B, A, 53), PEER, at(1, 2), no), Inbound::Pass);
-    assert_eq!(t.inbound(&error_about(A, B, A, 54), PEER, at(1, 2), no), Inbound::Denied);
-    assert_eq!(t.inbound(&error_about(A, B, [100, 71, 0, 9], 53), PEER, at(1, 2), no), Inbound::Denied);
+    assert_eq!(judge(&t, &error_about(A, B, A, 53), PEER, at(1, 2), no), Inbound::Pass);
+    assert_eq!(judge(&t, &error_about(A, B, A, 54), PEER, at(1, 2), no), Inbound::Denied);
+    assert_eq!(judge(&t, &error_about(A, B, [100, 71, 0, 9], 53), PEER, at(1, 2), no), Inbound::Denied);
 }
 
 #[test]
@@ -149,13 +160,13 @@ fn later_fragments_follow_their_first() {
         p.extend_from_slice(&[0; 24]);
         packet::parse(&p).unwrap()
     };
-    assert_eq!(t.inbound(&fragment(false), PEER, at(1, 1), yes), Inbound::Fragment);
-    assert_eq!(t.inbound(&fragment(true), PEER, at(1, 2), no), Inbound::Denied);
-    assert_eq!(t.inbound(&fragment(false), PEER, at(1, 3), yes), Inbound::Fragment);
-    assert_eq!(t.inbound(&fragment(true), PEER, at(1, 4), yes), Inbound::Pass);
-    assert_eq!(t.inbound(&fragment(false), PEER, at(1, 5), no), Inbound::Pass);
-    assert_eq!(t.inbound(&fragment(false), NodeId(99), at(1, 6), yes), Inbound::Fragment, "another peer");
-    assert_eq!(t.inbound(&fragment(false), PEER, at(2, 7), yes), Inbound::Fragment, "another policy");
+    assert_eq!(judge(&t, &fragment(false), PEER, at(1, 1), yes), Inbound::Fragment);
+    assert_eq!(judge(&t, &fragment(true), PEER, at(1, 2), no), Inbound::Denied);
+    assert_eq!(judge(&t, &fragment(false), PEER, at(1, 3), yes), Inbound::Fragment);
+    assert_eq!(judge(&t, &fragment(true), PEER, at(1, 4), yes), Inbound::Pass);
+    assert_eq!(judge(&t, &fragment(false), PEER, at(1, 5), no), Inbound::Pass);
+    assert_eq!(judge(&t, &fragment(false), NodeId(99), at(1, 6), yes), Inbound::Fragment, "another peer");
+    assert_eq!(judge(&t, &fragment(false), PEER, at(2, 7), yes), Inbound::Fragment, "another policy");
 }
 
 #[test]
@@ -163,14 +174,14 @@ fn a_connection_that_was_there_before_the_table_is_taken_up_by_its_ports() {
     let t = table();
     // Our server's segment: the policy is asked about the client's connection.
     assert_eq!(t.outbound(&tcp(A, B, (22, 5000), ACK), at(1, 1), no, to_peer), Outbound::To(PEER));
-    assert_eq!(t.inbound(&tcp(B, A, (5000, 22), ACK), PEER, at(1, 2), no), Inbound::Denied);
+    assert_eq!(judge(&t, &tcp(B, A, (5000, 22), ACK), PEER, at(1, 2), no), Inbound::Denied);
     // Our client's segment: what comes back is a reply.
     assert_eq!(t.outbound(&tcp(A, B, (5000, 22), ACK), at(1, 3), no, to_peer), Outbound::To(PEER));
-    assert_eq!(t.inbound(&tcp(B, A, (22, 5000), ACK), PEER, at(1, 4), no), Inbound::Pass);
+    assert_eq!(judge(&t, &tcp(B, A, (22, 5000), ACK), PEER, at(1, 4), no), Inbound::Pass);
     // A reset and an answer to a SYN begin nothing.
     for flags in [RST | ACK, SYN | ACK] {
         assert_eq!(t.outbound(&tcp(A, B, (6000, 22), flags), at(1, 5), no, to_peer), Outbound::To(PEER));
-        assert_eq!(t.inbound(&tcp(B, A, (22, 6000), ACK), PEER, at(1, 6), no), Inbound::Denied);
+        assert_eq!(judge(&t, &tcp(B, A, (22, 6000), ACK), PEER, at(1, 6), no), Inbound::Denied);
     }
 }
 
@@ -179,17 +190,17 @@ fn flows_end_by_their_own_idle_times() {
     let t = table();
     let ends = |out: &Packet, back: &Packet, idle: u64| {
         t.outbound(out, at(1, 1), no, to_peer);
-        assert_eq!(t.inbound(back, PEER, at(1, idle), no), Inbound::Pass, "{back:?}");
+        assert_eq!(judge(&t, back, PEER, at(1, idle), no), Inbound::Pass, "{back:?}");
         t.outbound(out, at(1, 10), no, to_peer);
-        assert_eq!(t.inbound(back, PEER, at(1, idle + 12), no), Inbound::Denied, "{back:?}");
+        assert_eq!(judge(&t, back, PEER, at(1, idle + 12), no), Inbound::Denied, "{back:?}");
     };
     ends(&udp(A, B, (5000, 53)), &udp(B, A, (53, 5000)), idle::UDP);
     ends(&echo(A, B, true), &echo(B, A, false), idle::ICMP);
     let (out, back) = (tcp(A, B, (5000, 80), SYN), tcp(B, A, (80, 5000), ACK));
     t.outbound(&out, at(1, 1), no, to_peer);
-    assert_eq!(t.inbound(&back, PEER, at(1, idle::TCP), no), Inbound::Pass);
-    t.inbound(&tcp(B, A, (80, 5000), RST), PEER, at(1, idle::TCP), no);
-    assert_eq!(t.inbound(&back, PEER, at(1, idle::TCP + idle::TCP_CLOSED + 1), no), Inbound::Denied);
+    assert_eq!(judge(&t, &back, PEER, at(1, idle::TCP), no), Inbound::Pass);
+    judge(&t, &tcp(B, A, (80, 5000), RST), PEER, at(1, idle::TCP), no);
+    assert_eq!(judge(&t, &back, PEER, at(1, idle::TCP + idle::TCP_CLOSED + 1), no), Inbound::Denied);
 }
 
 #[test]
@@ -209,5 +220,5 @@ fn the_table_is_bounded_and_the_oldest_makes_room() {
     assert!(t.len() > 60_000, "{}", t.len());
     let newest = 199_999u32.to_be_bytes();
     let back = udp([10, newest[1], newest[2], newest[3]], A, (53, 5000));
-    assert_eq!(t.inbound(&back, PEER, at(1, 300), no), Inbound::Pass);
+    assert_eq!(judge(&t, &back, PEER, at(1, 300), no), Inbound::Pass);
 }

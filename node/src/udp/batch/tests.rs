@@ -56,3 +56,25 @@ fn a_datagram_that_does_not_fit_is_not_half_taken() {
     let got = receive_all(&mut Inbox::new(false), &b, 1);
     assert_eq!(got.iter().map(|(d, ..)| d.len()).collect::<Vec<_>>(), [10]);
 }
+
+#[test]
+fn pieces_that_go_one_by_one_leave_by_one_call_without_what_stands_before_them() {
+    for v6 in [false, true] {
+        let (a, b) = pair(v6);
+        let socket = socket2::SockRef::from(&b);
+        if v6 {
+            socket.set_recv_tclass_v6(true).unwrap()
+        } else {
+            socket.set_recv_tos_v4(true).unwrap()
+        }
+        let bytes: Vec<u8> = (0..70 * 100 - 30).map(|i| (i / 100) as u8).collect();
+        let to = b.local_addr().unwrap();
+        assert_eq!(send_each(&a, to, &bytes, (100, 16), Ecn::Ect0).unwrap(), MESSAGES);
+        assert_eq!(send_each(&a, to, &bytes[MESSAGES * 100..], (100, 16), Ecn::Ect0).unwrap(), 6);
+        let got = receive_all(&mut Inbox::new(false), &b, 70);
+        let sizes: Vec<usize> = got.iter().map(|(d, ..)| d.len()).collect();
+        assert_eq!(sizes, [[84; 69].as_slice(), &[54]].concat(), "v6 {v6}");
+        assert!(got.iter().enumerate().all(|(i, (d, ..))| d.iter().all(|x| *x == i as u8)));
+        assert!(got.iter().all(|(_, _, ecn)| *ecn == Ecn::Ect0));
+    }
+}
