@@ -38,7 +38,7 @@ STEP := bash .ci/step
 LAB_OWN := interop torture
 LAB_TESTS := $(filter-out $(LAB_OWN),$(sort $(basename $(notdir $(wildcard tests/lab/tests/*.rs)))))
 
-.PHONY: help nat-grid recovery demo test setup root build lint tidy deny unit web screenshots lab interop fuzz torture bulk bench bench-control bench-micro deb deb-test static clean gateway-swap
+.PHONY: help start host-dns nat-grid recovery demo test setup root build lint tidy deny unit web screenshots lab interop fuzz torture bulk bench bench-control bench-micro deb deb-test static clean gateway-swap
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -96,6 +96,12 @@ bulk: root build ## 10 GiB (BULK_MIB=) through the mesh, every byte compared, wh
 
 interop: root build ## wireguard-go as a peer
 	@$(STEP) interop cargo test --locked -p meshd-lab --no-fail-fast --test interop -- --nocapture
+
+start: root build ## from `meshd up` to the first reply by name, REPEATS= times (20; 2 in CI)
+	@$(STEP) start cargo test --locked -p meshd-lab --no-fail-fast --test landing from_up -- --nocapture
+
+host-dns: root build ## 100 SIGKILLs each: the host's DNS is as before, plain file and real systemd-resolved
+	@$(STEP) host-dns cargo test --locked -p meshd-lab --no-fail-fast --test host_dns -- --nocapture
 
 recovery: root build ## how long traffic stands still when something breaks, REPEATS= times (20; 2 in CI)
 	@$(STEP) recovery "$(CARGO_TARGET_DIR)/debug/recovery" $(ROWS)

@@ -4,6 +4,7 @@
 //! for the admin on this host, relay and STUN on UDP. It prints what a person needs next; on a terminal
 //! that includes a join token, elsewhere only the command that makes one.
 
+mod ask;
 mod banner;
 mod check;
 mod connection;
@@ -50,7 +51,11 @@ pub async fn run(options: ServeOptions) -> Result<()> {
     let listener = listen::bind(&options, service.last_port().await?)?;
     let port = listener.local_addr().context("the listening socket has no address")?.port();
     let told = if options.public.is_empty() { service.public().await? } else { options.public.clone() };
-    let outside = outside::find(&told, port)?;
+    let mut outside = outside::find(&told, port)?;
+    let servers = outside::stun_servers(&options.stun_server)?;
+    if !listener.local_addr().is_ok_and(|at| at.ip().is_loopback()) {
+        outside = outside.seen_from_outside(&servers, port).await;
+    }
     let relay = relay::start(&options, &service, &outside, port)?;
     let relays = relay.as_ref().map(|r| r.record.clone());
     let said = Some(options.public.as_slice()).filter(|p| !p.is_empty());

@@ -124,6 +124,11 @@ fn note(facts: &Facts<'_>) -> Option<String> {
             "This machine has only the private address {ip}: machines elsewhere do not reach it there. If it is behind \
              a router or a 1:1 NAT, forward {ports} to {ip} and start it with --public and its public name or address."
         )),
+        Reach::Mapped { own, outside } => Some(format!(
+            "This machine has only the private address {own}; the internet sees it as {outside}. Behind a 1:1 NAT, as \
+             most clouds have it, let {ports} in there; behind a router, forward them to {own}. If {outside} changes \
+             from time to time, start it with --public and a name that follows it."
+        )),
         Reach::LoopbackOnly => Some(
             "This machine has no address but loopback: only programs on it can join. Start it with --public and the \
              name or address others reach it at."

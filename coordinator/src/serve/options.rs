@@ -33,6 +33,10 @@ pub struct ServeOptions {
     /// A second UDP port for STUN, which tells kinds of NAT apart; 0: none [default: 3479]
     #[arg(long, value_name = "PORT")]
     pub stun_port: Option<u16>,
+    /// STUN server to ask for the outside address when this host has only private ones and no --public
+    /// was given; repeat it for several, `none` asks nobody [default: two public ones]
+    #[arg(long, value_name = "HOST[:PORT]")]
+    pub stun_server: Vec<String>,
     /// Run no relay and no STUN here
     #[arg(long)]
     pub no_relay: bool,
@@ -71,6 +75,7 @@ struct File {
     prefix: Option<Ipv4Net>,
     relay_port: Option<u16>,
     stun_port: Option<u16>,
+    stun_server: Vec<String>,
     no_relay: bool,
     tls_cert: Option<PathBuf>,
     tls_key: Option<PathBuf>,
@@ -109,6 +114,7 @@ impl ServeOptions {
             prefix: self.prefix.or(file.prefix),
             relay_port: self.relay_port.or(file.relay_port),
             stun_port: self.stun_port.or(file.stun_port),
+            stun_server: if self.stun_server.is_empty() { file.stun_server } else { self.stun_server },
             no_relay: self.no_relay || file.no_relay,
             tls_cert: if own_certificate { self.tls_cert } else { file.tls_cert },
             tls_key: if own_certificate { self.tls_key } else { file.tls_key },

@@ -1,10 +1,16 @@
 //! How this machine is reached from outside, as far as it can know, and what ranges it uses.
 
-use anyhow::{Result, bail};
+use super::ask;
+use anyhow::{Context, Result, bail};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use meshd_proto::DnsName;
 use meshd_proto::addr::is_public_unicast;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+
+/// Free for all, of two companies.
+const STUN_SERVERS: [&str; 2] = ["stun.cloudflare.com:3478", "stun.l.google.com:19302"];
+/// RFC 8489 §18.4.
+const STUN_PORT: u16 = 3478;
 
 /// Where machines reach the coordinator.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +32,13 @@ pub(super) enum Reach {
     Public,
     /// This host has private addresses only: it sits behind a router or a 1:1 NAT.
     Private(IpAddr),
+    /// The same, and how the internet sees it.
+    Mapped {
+        /// Its own address.
+        own: IpAddr,
+        /// The address outside.
+        outside: IpAddr,
+    },
     /// No address but loopback.
     LoopbackOnly,
 }
@@ -34,6 +47,23 @@ impl Outside {
     /// The TCP port of the first address: a router may map another one to ours.
     pub(super) fn first_port(&self) -> Option<u16> {
         self.addresses.first()?.rsplit_once(':')?.1.parse().ok()
+    }
+
+    /// Asks STUN servers where this host has private addresses only. The own address stays in the list:
+    /// machines beside it reach it there, also where the router does not loop back.
+    pub(super) async fn seen_from_outside(self, servers: &[String], port: u16) -> Outside {
+        let Reach::Private(own) = self.reach else { return self };
+        match ask::outside_address(servers).await {
+            Some(outside) => self.mapped(own, outside, port),
+            None => self,
+        }
+    }
+
+    fn mapped(mut self, own: IpAddr, outside: IpAddr, port: u16) -> Outside {
+        self.addresses.insert(0, SocketAddr::new(outside, port).to_string());
+        self.hosts.insert(0, outside.to_string());
+        self.reach = Reach::Mapped { own, outside };
+        self
     }
 }
 
@@ -80,6 +110,15 @@ fn own_address(target: &str) -> Option<IpAddr> {
     socket.connect(target).ok()?;
     let ip = socket.local_addr().ok()?.ip();
     (!ip.is_loopback() && !ip.is_unspecified()).then_some(ip)
+}
+
+/// STUN servers as an admin names them, `none` for none; else the usual ones.
+pub(super) fn stun_servers(said: &[String]) -> Result<Vec<String>> {
+    if said.is_empty() {
+        return Ok(STUN_SERVERS.map(str::to_owned).to_vec());
+    }
+    let named = said.iter().filter(|text| *text != "none");
+    named.map(|text| Ok(parse_public(text, STUN_PORT).context("--stun-server")?.1)).collect()
 }
 
 /// `NAME`, `IP`, `NAME:PORT`, `IP:PORT` or `[IPv6]:PORT`, as `(host, host:port)`.
@@ -159,6 +198,29 @@ mod tests {
         let both = from_own(&[private, public], 443);
         assert_eq!((both.reach, both.addresses), (Reach::Public, vec!["9.9.9.9:443".to_owned()]));
         assert_eq!(from_own(&[], 443).reach, Reach::LoopbackOnly);
+    }
+
+    #[test]
+    fn an_outside_address_comes_before_the_own_one() {
+        let (own, outside): (IpAddr, IpAddr) = ("10.0.0.5".parse().unwrap(), "9.9.9.9".parse().unwrap());
+        let found = from_own(&[own], 8443).mapped(own, outside, 8443);
+        assert_eq!(found.addresses, ["9.9.9.9:8443", "10.0.0.5:8443"]);
+        assert_eq!(
+            (found.hosts, found.reach),
+            (vec!["9.9.9.9".into(), "10.0.0.5".into()], Reach::Mapped { own, outside })
+        );
+    }
+
+    #[test]
+    fn stun_servers_are_the_usual_ones_or_those_named_or_none() {
+        let named = |said: &[&str]| stun_servers(&said.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>());
+        assert_eq!(named(&[]).unwrap().len(), 2);
+        assert!(named(&["none"]).unwrap().is_empty());
+        assert_eq!(
+            named(&["stun.example.net", "192.0.2.1:5"]).unwrap(),
+            ["stun.example.net:3478", "192.0.2.1:5"]
+        );
+        assert!(named(&["a b"]).is_err());
     }
 
     #[test]

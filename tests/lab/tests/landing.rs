@@ -1,10 +1,13 @@
 //! The main job: a mesh in a minute, a LAN behind a Pi, by the commands that a person types.
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use anyhow::Result;
-use meshd_lab::mesh::{SmallInternet, fetch, mesh_address, peer, ping_until, status, wait_direct};
-use meshd_lab::{Transport, WireGuard};
+use anyhow::{Context, Result};
+use meshd_lab::mesh::{
+    Coordinator, SmallInternet, fetch, mesh_address, peer, ping_until, status, up, wait_direct, wait_status,
+};
+use meshd_lab::{Lab, Nat, Process, Transport, WireGuard, now};
 
 const MIB: usize = 1 << 20;
 
@@ -49,17 +52,62 @@ fn two_nodes_behind_home_nats_ping_each_other_by_name() -> Result<()> {
 
 #[test]
 fn from_up_to_the_first_reply_by_name_takes_about_a_second() -> Result<()> {
-    let net = SmallInternet::new("start")?;
-    let coordinator = net.coordinator()?;
-    let token = coordinator.token()?;
-    meshd_lab::mesh::up(&net.pi, &[&token])?;
-    let began = meshd_lab::now();
-    meshd_lab::mesh::up(&net.laptop, &[&token])?;
-    let joined = meshd_lab::now() - began;
-    ping_until(&net.laptop, "pi", Duration::from_secs(10))?;
-    let took = meshd_lab::now() - began;
-    println!("meshd up: {joined:?}; first reply by name after {took:?}");
-    assert!(took < Duration::from_secs(10), "{took:?}");
+    let rounds: usize = std::env::var("REPEATS").map_or(Ok(1), |n| n.parse())?;
+    let mut took = Vec::new();
+    for _ in 0..rounds.max(1) {
+        let net = SmallInternet::new("start")?;
+        let coordinator = net.coordinator()?;
+        let token = coordinator.token()?;
+        up(&net.pi, &[&token])?;
+        let began = now();
+        up(&net.laptop, &[&token])?;
+        let joined = now() - began;
+        ping_until(&net.laptop, "pi", Duration::from_secs(10))?;
+        let replied = now() - began;
+        println!("meshd up: {joined:?}; first reply by name after {replied:?}");
+        took.push(replied);
+    }
+    took.sort_unstable();
+    let (least, median, most) = (took[0], took[took.len() / 2], took[took.len() - 1]);
+    println!("first reply by name, {} times: {least:?} to {most:?}, median {median:?}", took.len());
+    assert!(median < Duration::from_secs(10), "{took:?}");
+    Ok(())
+}
+
+#[test]
+fn a_coordinator_behind_a_one_to_one_nat_finds_its_outside_address() -> Result<()> {
+    let lab = Lab::new("one_to_one")?;
+    // Somebody else's coordinator is as good a STUN server as any.
+    let (other, other4, _) = lab.server("other")?;
+    let _stun = Coordinator::start(&other, other4)?;
+    // A cloud: the machine knows 192.168.…, the internet knows 45.66.77.99, and nothing else leads there.
+    let cloud = lab.router("cloud", Nat::None)?;
+    let (vm, vm4, _) = lab.behind(&cloud, "vm")?;
+    let outside: Ipv4Addr = "45.66.77.99".parse()?;
+    let gone = cloud.lan.prefix4();
+    lab.internet().sh(&format!("ip route del {gone}; ip route add {outside} via {}", cloud.wan4))?;
+    cloud.host.nft(&format!(
+        "table ip one {{ chain before {{ type nat hook prerouting priority dstnat; ip daddr {outside} dnat to {vm4}; }}\n\
+         chain after {{ type nat hook postrouting priority srcnat; ip saddr {vm4} snat to {outside}; }}; }}\n"
+    ))?;
+
+    let serve = |stun: &str| -> Result<Process> {
+        let serving = vm.spawn("meshd-coordinator", ["serve", "--stun-server", stun])?;
+        serving.wait_for_log("administer the mesh", Duration::from_secs(20))?;
+        Ok(serving)
+    };
+    let refused = serve("none")?;
+    assert!(!refused.log().contains(&outside.to_string()), "it asked nobody: {}", refused.log());
+    refused.kill()?;
+    let serving = serve(&other4.to_string())?;
+    assert!(serving.log().contains(&format!("sees it as {outside}")), "{}", serving.log());
+
+    let said = vm.run("meshd-coordinator", ["token", "create"])?.success()?.stdout;
+    let token = said.split_whitespace().find(|word| word.starts_with("mesh_")).context("no token")?;
+    let (laptop, _, _) = lab.server("laptop")?;
+    up(&laptop, &[token])?;
+    let said = wait_status(&laptop, "joined", |status| status["coordinator"]["connected"] == true)?;
+    assert!(said["coordinator"].to_string().contains(&outside.to_string()), "{said:#}");
     Ok(())
 }
 
@@ -68,9 +116,9 @@ fn a_route_that_nobody_approved_carries_nothing() -> Result<()> {
     let net = SmallInternet::new("pending")?;
     let coordinator = net.coordinator()?;
     let token = coordinator.token()?;
-    let said = meshd_lab::mesh::up(&net.pi, &[&token, "--advertise-routes=192.168.1.0/24"])?;
+    let said = up(&net.pi, &[&token, "--advertise-routes=192.168.1.0/24"])?;
     assert!(format!("{}{}", said.stdout, said.stderr).contains("approve"), "{said:?}");
-    meshd_lab::mesh::up(&net.laptop, &[&token])?;
+    up(&net.laptop, &[&token])?;
     ping_until(&net.laptop, "pi", Duration::from_secs(10))?;
     assert_eq!(status(&net.pi)?["self"]["pending_routes"][0], "192.168.1.0/24");
     let arriving = net.nas.capture("eth0")?;

@@ -1,12 +1,13 @@
 //! What goes on, and what comes back, when something dies.
 
 use std::time::Duration;
+use std::{fs, thread};
 
 use anyhow::{Context, Result};
 use meshd_lab::mesh::{
     SmallInternet, fetch, kill_daemon, mesh_address, ping_until, start_daemon, up, wait_direct, wait_status,
 };
-use meshd_lab::{Host, wait_within};
+use meshd_lab::{Host, now, wait_within};
 
 const MIB: usize = 1 << 20;
 
@@ -193,5 +194,26 @@ fn a_stored_map_past_its_lease_goes_out_of_force_and_comes_back_with_the_coordin
     coordinator.resume()?;
     wait_status(&net.laptop, "back", |status| status["state"] == "up")?;
     ping_until(&net.laptop, "pi", Duration::from_secs(15))?;
+    Ok(())
+}
+
+#[test]
+fn a_command_that_waits_for_the_coordinator_hears_when_the_session_is_lost() -> Result<()> {
+    let net = SmallInternet::new("lost_call")?;
+    let coordinator = net.coordinator()?;
+    up(&net.pi, &[&coordinator.token()?])?;
+    // It takes the question and never answers, until it dies.
+    let signal = |name: &str| net.vps.run("pkill", [name, "-f", "meshd-coordinator serve"])?.success();
+    signal("-STOP")?;
+    let mut asking = net.pi.spawn("meshd", ["export", "wg-quick", "phone", "--no-qr"])?;
+    thread::sleep(Duration::from_secs(2));
+    assert!(asking.is_running(), "nobody answered it: {}", asking.log());
+    signal("-KILL")?;
+    let lost = now();
+    let log = asking.log.clone();
+    assert!(!asking.wait(Duration::from_secs(8))?.success());
+    let said = fs::read_to_string(log)?;
+    assert!(said.contains("the connection to the coordinator was lost"), "{said}");
+    println!("told {:?} after the coordinator died: {}", now() - lost, said.trim());
     Ok(())
 }

@@ -63,3 +63,19 @@ fn a_private_address_is_named_with_what_to_forward() {
     assert!(said.contains("Administer the mesh: https://10.0.0.5:443/\n"), "{said}");
     assert_eq!(json(&facts)["reachable"], false);
 }
+
+#[test]
+fn an_outside_address_that_was_found_is_named_with_what_may_be_missing() {
+    let (own, seen) = ("10.0.0.5".parse().unwrap(), "9.9.9.9".parse().unwrap());
+    let outside = Outside {
+        addresses: vec!["9.9.9.9:443".to_owned(), "10.0.0.5:443".to_owned()],
+        hosts: vec!["9.9.9.9".to_owned(), "10.0.0.5".to_owned()],
+        reach: Reach::Mapped { own, outside: seen },
+    };
+    let mesh = mesh();
+    let facts = Facts { mesh: &mesh, outside: &outside, port: 443, udp_ports: None, fingerprint: "AB" };
+    let said = text(&facts, None, None);
+    assert!(said.contains("Reached at 9.9.9.9:443, 10.0.0.5:443"), "{said}");
+    assert!(said.contains("let TCP 443 in there; behind a router, forward them to 10.0.0.5"), "{said}");
+    assert_eq!(json(&facts)["reachable"], false, "nobody has come from outside yet");
+}

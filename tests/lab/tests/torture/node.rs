@@ -26,6 +26,9 @@ const PATIENCE: Duration = Duration::from_secs(15);
 const ROUTES: [&str; 2] = ["192.168.1.0/24", "192.168.1.0/24,10.77.0.0/16"];
 const EXITS: [&str; 2] = ["", "laptop"];
 
+/// The coordinator hears of routes, and a node that keeps changing them is slowed down there.
+const CHANGES_PER_ROUTES: usize = 6;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Operation {
     Start,
@@ -79,8 +82,9 @@ struct Chosen {
 }
 
 impl Chosen {
-    fn other(&self) -> Chosen {
-        Chosen { up: self.up, snat: !self.snat, routes: 1 - self.routes, exit: 1 - self.exit }
+    fn other(&self, routes_too: bool) -> Chosen {
+        let routes = if routes_too { 1 - self.routes } else { self.routes };
+        Chosen { up: self.up, snat: !self.snat, routes, exit: 1 - self.exit }
     }
 
     fn flags(&self) -> [String; 3] {
@@ -280,7 +284,7 @@ impl Tortured {
         if operation == Operation::Down {
             wanted.up = false;
         } else {
-            wanted = wanted.other();
+            wanted = wanted.other(self.changes % CHANGES_PER_ROUTES == 0);
             wanted.up |= operation == Operation::Up;
             args.extend(wanted.flags());
         }
@@ -366,10 +370,15 @@ impl Tortured {
                 let done = steps(&daemon.log()).last().map_or(0, |step| step.number);
                 let exit = self.acknowledged.exit;
                 self.stop_at(self.choose(operation, share, done)?)?;
-                self.perform_or_stop(operation, &daemon)?;
+                let mut command = self.perform_or_stop(operation, &daemon)?;
                 let log = daemon.log.clone();
                 self.stop_at(0)?;
                 self.bury(daemon)?;
+                ensure!(
+                    command.is_gone_within(PATIENCE)?,
+                    "a command outlives its daemon: {}",
+                    command.log()
+                );
                 (log, done, exit)
             }
         };
@@ -383,7 +392,7 @@ impl Tortured {
 
     /// Runs the command of an operation until it ends or the daemon has stopped: then the command would
     /// wait for ever.
-    fn perform_or_stop(&mut self, operation: Operation, daemon: &Process) -> Result<()> {
+    fn perform_or_stop(&mut self, operation: Operation, daemon: &Process) -> Result<Process> {
         let (args, wanted) = self.command(operation);
         let mut command = self.pi().spawn("meshd", args)?;
         let over =
@@ -391,9 +400,9 @@ impl Tortured {
         ensure!(over, "`meshd` does not end: {}", command.log());
         // It may have its answer already, and only be about to end.
         wait_until(Duration::from_millis(200), || !command.is_running());
-        let acknowledged = !command.is_running() && command.wait(Duration::from_secs(1))?.success();
+        let acknowledged = command.ended()?.is_some_and(|status| status.success());
         self.note(acknowledged, wanted);
-        Ok(())
+        Ok(command)
     }
 
     /// The state in which a start brings the node up.
