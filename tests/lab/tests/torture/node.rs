@@ -284,7 +284,7 @@ impl Tortured {
         if operation == Operation::Down {
             wanted.up = false;
         } else {
-            wanted = wanted.other(self.changes % CHANGES_PER_ROUTES == 0);
+            wanted = wanted.other(self.changes.is_multiple_of(CHANGES_PER_ROUTES));
             wanted.up |= operation == Operation::Up;
             args.extend(wanted.flags());
         }
