@@ -110,6 +110,14 @@ impl Own {
         dns && self.mesh.resolver().contains(flow.dst) && by_device()
     }
 
+    /// Whether this is a question to our resolver by a user of this exit node: names belong to the internet that
+    /// the policy lets him reach, so that it need not name this node as well.
+    pub fn answers_as_exit(&self, flow: &Flow, filter: &Filter) -> bool {
+        let dns = flow.dst_port == 53 && matches!(flow.protocol, 6 | 17);
+        let exit = self.exit_v4 || self.exit_v6;
+        exit && dns && self.addrs.contains(flow.dst) && filter.lets_out(flow.src)
+    }
+
     const fn is_exit_for(&self, ip: IpAddr) -> bool {
         match ip {
             IpAddr::V4(_) => self.exit_v4,

@@ -97,8 +97,17 @@ pub trait SessionFactory: Send + 'static {
         now: Instant,
     ) -> Self::Session;
 
-    /// Who sent this handshake initiation. `from` is the sender's address, `None` over a relay.
-    fn identify(&mut self, initiation: &[u8], from: Option<IpAddr>, now: Instant) -> Initiation;
+    /// Who sent this handshake initiation.
+    fn identify(&mut self, initiation: &[u8], from: Sender, now: Instant) -> Initiation;
+}
+
+/// Where a handshake initiation came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sender {
+    /// By UDP, from this address: proved by nothing, so that a cookie may be asked for.
+    Udp(IpAddr),
+    /// Over a relay, which has seen a proof that the sender has this key.
+    Relayed(NodeKey),
 }
 
 /// What a handshake initiation turned out to be, before anything of it is believed.

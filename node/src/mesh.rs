@@ -4,6 +4,7 @@
 //! from time; outputs go to the sockets, to the TUN device and, as [`MeshEvent`]s, to the daemon.
 
 mod history;
+mod interest;
 mod relays;
 mod scatter;
 mod streams;
@@ -13,6 +14,7 @@ use crate::data::{Device, HandUp, RelayPeers, Snapshot, Wire};
 use crate::dial::Dialer;
 use history::History;
 pub use history::Moment;
+use interest::Interests;
 use meshd_engine::data::Offload;
 use meshd_engine::path::probe::Fitness;
 use meshd_engine::session::wireguard::WireGuard;
@@ -25,7 +27,7 @@ pub(crate) use streams::is_stream;
 
 use relays::{RelayLinks, RelayState};
 use scatter::{Arrived, Scatter};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::io::IoSlice;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -38,7 +40,7 @@ pub const HAND_UP_QUEUE: usize = 1024;
 const BURST: usize = 64;
 /// How often the wall clock is shown to the engine, for the expiry of keys.
 const WALL_CLOCK: Duration = Duration::from_secs(30);
-/// Interests are gathered this long before the coordinator is asked.
+/// The coordinator is asked again after this time.
 const INTEREST_RENEWAL: Duration = Duration::from_secs(60);
 
 /// What the daemon tells the mesh task.
@@ -126,7 +128,7 @@ pub struct Mesh {
     events: mpsc::Sender<MeshEvent>,
     endpoints: Vec<Endpoint>,
     home_relay: Option<RelayId>,
-    interest: HashSet<NodeId>,
+    interest: Interests,
     interest_told: Instant,
     wall_told: Instant,
     pings: Vec<Waiting>,
@@ -169,7 +171,7 @@ impl Mesh {
             events,
             endpoints: Vec::new(),
             home_relay: None,
-            interest: HashSet::new(),
+            interest: Interests::default(),
             interest_told: now,
             wall_told: now,
             pings: Vec::new(),
@@ -323,7 +325,7 @@ impl Mesh {
 
     fn next_wake(&self) -> Instant {
         let ping = self.pings.iter().map(|p| p.until).min();
-        let interest = (!self.interest.is_empty()).then_some(self.interest_told + INTEREST_RENEWAL);
+        let interest = (!self.interest.is_over()).then_some(self.interest_told + INTEREST_RENEWAL);
         [
             self.engine.poll_timeout(),
             self.relays.poll_timeout(),
@@ -341,10 +343,9 @@ impl Mesh {
     async fn flush(&mut self) {
         self.flush_relays();
         let mut endpoints_changed = false;
-        let known = self.interest.len();
         while let Some(event) = self.engine.poll_event() {
             match event {
-                Event::Interest(node) => drop(self.interest.insert(node)),
+                Event::Interest(node) => self.interest.renew(node, clock::now()),
                 Event::EndpointsChanged(endpoints) => {
                     self.endpoints = endpoints;
                     endpoints_changed = true;
@@ -396,15 +397,13 @@ impl Mesh {
         self.flush_relays();
         let now = clock::now();
         let renew = now >= self.interest_told + INTEREST_RENEWAL;
-        if self.interest.len() > known || (renew && !self.interest.is_empty()) {
+        if self.interest.has_news() || (renew && !self.interest.is_over()) {
             self.interest_told = now;
-            if renew {
-                let map = Arc::clone(&self.map);
-                self.interest.retain(|n| map.peers.contains_key(n));
+            let nodes = self.interest.wanted(&self.map, now);
+            // A daemon that has no time yet hears of it a little later: handshakes must not wait for that.
+            if self.events.try_send(MeshEvent::Interest(nodes.clone())).is_ok() {
+                self.interest.told(&nodes);
             }
-            let mut nodes: Vec<NodeId> = self.interest.iter().copied().collect();
-            nodes.sort_unstable();
-            self.tell(MeshEvent::Interest(nodes)).await;
         }
         if endpoints_changed {
             let event =

@@ -107,6 +107,8 @@ struct Rules {
     to_myself: PortIndex,
     to_internet: PortIndex,
     to_prefix: PrefixIndex<PortIndex>,
+    /// The rules that let somebody out to the internet, on whatever protocol and port.
+    any_internet: Vec<u32>,
 }
 
 impl Filter {
@@ -141,6 +143,7 @@ impl Filter {
             to_myself: PortIndex::default(),
             to_internet: PortIndex::default(),
             to_prefix: PrefixIndex::default(),
+            any_internet: Vec::new(),
             order: Vec::new(),
         };
         for (place, (_, id)) in (0u32..).zip(&order) {
@@ -150,6 +153,13 @@ impl Filter {
         }
         compiled.order = order;
         Self(State::Rules(Box::new(compiled)))
+    }
+
+    /// Whether `src` may reach anything of the internet through this node: such a source needs names, too.
+    pub fn lets_out(&self, src: IpAddr) -> bool {
+        let State::Rules(rules) = &self.0 else { return false };
+        let sources = rules.rules_naming_source(src);
+        sources.iter().any(|source| first_common(source, &rules.any_internet, u32::MAX) != u32::MAX)
     }
 
     /// How many rules the filter holds.
@@ -201,6 +211,14 @@ impl Rules {
             index::push(list, place);
         }
         for target in &rule.dsts {
+            let out = match target.to {
+                TargetAddr::Internet => true,
+                TargetAddr::Prefix(prefix) => prefix.is_default(),
+                TargetAddr::Myself => false,
+            };
+            if out {
+                index::push(&mut self.any_internet, place);
+            }
             let ports = match target.to {
                 TargetAddr::Myself => &mut self.to_myself,
                 TargetAddr::Internet => &mut self.to_internet,

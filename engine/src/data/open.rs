@@ -223,7 +223,11 @@ impl<S: Session> Judge<'_, S> {
             return Err(DropReason::NotForUs);
         }
         let allows = |flow: &_| {
-            if own.answers(flow) { Some(RuleMark::NONE) } else { snapshot.admits(flow) }
+            if own.answers(flow) {
+                return Some(RuleMark::NONE);
+            }
+            let as_exit = || own.answers_as_exit(flow, &snapshot.filter).then_some(RuleMark::NONE);
+            snapshot.admits(flow).or_else(as_exit)
         };
         let judged = snapshot.conntrack.inbound(&packet, id, self.when, allows);
         match judged.outcome {

@@ -371,3 +371,29 @@ fn what_a_rule_lets_in_is_counted_by_flows_packets_and_bytes() {
     assert_eq!(b.open(&[(way(2), reply)]).delivered.len(), 1);
     assert_eq!(b.snapshot.rules.counts(), count);
 }
+
+#[test]
+fn a_user_of_this_exit_may_ask_it_for_names_and_nobody_else() {
+    let mesh = MeshPrefixes { v4: "100.71.0.0/16".parse().unwrap(), v6: "fd71::/48".parse().unwrap() };
+    let mut own =
+        Own { addrs: addrs(1), mesh, prefixes: vec![], exit_v4: true, exit_v6: false, devices: vec![] };
+    let web = RuleTarget { to: TargetAddr::Internet, protocol: Some(6), first_port: 443, last_port: 443 };
+    let rule = FilterRule { line: 1, srcs: vec![RuleSource::Class(ClassId(2))], dsts: vec![web] };
+    let nodes = (1..=3).map(|n| (addrs(n), ClassId(n.into())));
+    let filter = Filter::build(addrs(1), mesh, nodes, &[(RuleId(1), rule)].into());
+    let flow = |src: u8, dst: MeshAddrs, protocol, dst_port| Flow {
+        src: addrs(src).v4.into(),
+        dst: dst.v4.into(),
+        protocol,
+        dst_port,
+    };
+    for protocol in [6, 17] {
+        assert!(own.answers_as_exit(&flow(2, addrs(1), protocol, 53), &filter));
+        assert!(!own.answers_as_exit(&flow(3, addrs(1), protocol, 53), &filter), "no rule lets it out");
+    }
+    assert!(!own.answers_as_exit(&flow(2, addrs(1), 6, 22), &filter));
+    assert!(!own.answers_as_exit(&flow(2, addrs(3), 17, 53), &filter));
+    assert!(!own.answers_as_exit(&flow(2, addrs(1), 17, 53), &Filter::default()));
+    own.exit_v4 = false;
+    assert!(!own.answers_as_exit(&flow(2, addrs(1), 17, 53), &filter), "this is no exit");
+}

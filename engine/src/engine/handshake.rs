@@ -11,7 +11,9 @@ use crate::event::{Destination, Event, Source, Transmit};
 use crate::path::Way;
 use crate::path::candidate::Origin;
 use crate::peers::{Attempt, Unconfirmed};
-use crate::session::{Handshake, Initiation, Session, SessionFactory, SessionIndex, TICK, receiver_index};
+use crate::session::{
+    Handshake, Initiation, Sender, Session, SessionFactory, SessionIndex, TICK, receiver_index,
+};
 use meshd_proto::NodeId;
 use std::time::{Duration, Instant};
 
@@ -208,11 +210,11 @@ impl<F: SessionFactory> Engine<F> {
 
     /// Somebody wants a session with us.
     pub(super) fn handle_initiation(&mut self, from: Source, message: &[u8], now: Instant) {
-        let addr = match from {
-            Source::Udp(endpoint) => Some(endpoint.0.ip()),
-            Source::Relay { .. } => None,
+        let sender = match from {
+            Source::Udp(endpoint) => Sender::Udp(endpoint.0.ip()),
+            Source::Relay { peer, .. } => Sender::Relayed(peer),
         };
-        let key = match self.factory.identify(message, addr, now) {
+        let key = match self.factory.identify(message, sender, now) {
             Initiation::From(key) => key,
             Initiation::Cookie(cookie) => {
                 self.send(from, cookie);

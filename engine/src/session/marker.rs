@@ -7,12 +7,11 @@
 //! of anybody: [`Marker`] is not reachable from `meshd`.
 
 use super::{
-    Handshake, Initiation, MAX_HANDSHAKE, MessageKind, OVERHEAD, OpenError, Opened, SealError, Session,
-    SessionFactory, SessionIndex, Tick,
+    Handshake, Initiation, MAX_HANDSHAKE, MessageKind, OVERHEAD, OpenError, Opened, SealError, Sender,
+    Session, SessionFactory, SessionIndex, Tick,
 };
 use meshd_proto::keys::keyed_hash;
 use meshd_proto::{NodeKey, NodeSecret};
-use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 /// WireGuard paper §6.1.
@@ -71,7 +70,7 @@ impl SessionFactory for Marker {
         }
     }
 
-    fn identify(&mut self, initiation: &[u8], _from: Option<IpAddr>, _now: Instant) -> Initiation {
+    fn identify(&mut self, initiation: &[u8], _from: Sender, _now: Instant) -> Initiation {
         if MessageKind::of(initiation) != MessageKind::Initiation {
             return Initiation::Refused;
         }

@@ -9,34 +9,44 @@
 //! - it queues packets on its own while it has no key pair: `seal` asks first, so that its queue stays
 //!   empty and the engine's bounded one is the only one;
 //! - its rate limiter counts twice when asked twice: whoever identifies an initiation is limited here
-//!   (UDP with cookies, relays without, since a cookie needs an address), the `Tunn`s get one without a
-//!   limit;
+//!   (UDP together, with cookies; over relays each peer by itself, since a cookie needs an address), the
+//!   `Tunn`s get one without a limit;
 //! - a handshake timestamp must grow: a peer whose wall clock went back is refused until it catches up.
 
 use super::{
-    Handshake, Initiation, MAX_HANDSHAKE, MessageKind, OVERHEAD, OpenError, Opened, SealError, Session,
-    SessionFactory, SessionIndex, Tick,
+    Handshake, Initiation, MAX_HANDSHAKE, MessageKind, OVERHEAD, OpenError, Opened, SealError, Sender,
+    Session, SessionFactory, SessionIndex, Tick,
 };
 use boringtun::noise::errors::WireGuardError;
 use boringtun::noise::handshake::parse_handshake_anon;
 use boringtun::noise::rate_limiter::RateLimiter;
 use boringtun::noise::{Packet, Tunn, TunnResult};
 use meshd_proto::{NodeKey, NodeSecret};
-use std::net::IpAddr;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use x25519_dalek::{PublicKey, StaticSecret};
 
-/// Initiations answered per second before cookies are asked for (UDP) or the rest is refused (relays).
+/// Initiations answered per second before cookies are asked for (UDP).
 const INITIATIONS_PER_SECOND: u64 = 200;
+/// Initiations of one peer answered per second over relays; it sends one at a time, over a few ways.
+const RELAYED_PER_SECOND: u32 = 20;
+/// Peers whose relayed initiations are counted before those of an earlier second are forgotten.
+const COUNTED_PEERS: usize = 1024;
 
 /// Makes WireGuard sessions for one private key.
 pub struct WireGuard {
     secret: StaticSecret,
     public: PublicKey,
     direct: RateLimiter,
-    relayed: RateLimiter,
+    relayed: HashMap<NodeKey, Second>,
     unlimited: Arc<RateLimiter>,
+}
+
+/// What one peer sent over relays in the second that began then.
+struct Second {
+    began: Instant,
+    initiations: u32,
 }
 
 impl WireGuard {
@@ -46,11 +56,25 @@ impl WireGuard {
         let public = PublicKey::from(&secret);
         Self {
             direct: RateLimiter::new(&public, INITIATIONS_PER_SECOND),
-            relayed: RateLimiter::new(&public, INITIATIONS_PER_SECOND),
+            relayed: HashMap::new(),
             unlimited: Arc::new(RateLimiter::new(&public, u64::MAX)),
             secret,
             public,
         }
+    }
+
+    /// Counts a relayed initiation of `peer`. `false`: it has sent too many.
+    fn admits(&mut self, peer: NodeKey, now: Instant) -> bool {
+        let over = |second: &Second| now.saturating_duration_since(second.began) >= Duration::from_secs(1);
+        if self.relayed.len() >= COUNTED_PEERS {
+            self.relayed.retain(|_, second| !over(second));
+        }
+        let second = self.relayed.entry(peer).or_insert(Second { began: now, initiations: 0 });
+        if over(second) {
+            *second = Second { began: now, initiations: 0 };
+        }
+        second.initiations += 1;
+        second.initiations <= RELAYED_PER_SECOND
     }
 }
 
@@ -81,15 +105,22 @@ impl SessionFactory for WireGuard {
         WireGuardSession { tunn, ready: false }
     }
 
-    fn identify(&mut self, initiation: &[u8], from: Option<IpAddr>, _now: Instant) -> Initiation {
-        let limiter = if from.is_some() { &self.direct } else { &self.relayed };
+    fn identify(&mut self, initiation: &[u8], from: Sender, now: Instant) -> Initiation {
+        let (limiter, addr, peer) = match from {
+            Sender::Udp(addr) => (&self.direct, Some(addr), None),
+            Sender::Relayed(peer) if self.admits(peer, now) => (&*self.unlimited, None, Some(peer)),
+            Sender::Relayed(_) => return Initiation::Refused,
+        };
         limiter.reset_count();
         let mut cookie = [0; MAX_HANDSHAKE];
-        match limiter.verify_packet(from, initiation, &mut cookie) {
+        match limiter.verify_packet(addr, initiation, &mut cookie) {
             Ok(Packet::HandshakeInit(init)) => {
-                match parse_handshake_anon(&self.secret, &self.public, &init) {
-                    Ok(half) => Initiation::From(NodeKey::from_bytes(half.peer_static_public)),
-                    Err(_) => Initiation::Refused,
+                let sender = parse_handshake_anon(&self.secret, &self.public, &init)
+                    .map(|half| NodeKey::from_bytes(half.peer_static_public));
+                match sender {
+                    // A peer relays its own initiations only: those of others would count as theirs.
+                    Ok(key) if peer.is_none_or(|peer| peer == key) => Initiation::From(key),
+                    Ok(_) | Err(_) => Initiation::Refused,
                 }
             }
             Err(TunnResult::WriteToNetwork(reply)) => Initiation::Cookie(reply.to_vec()),

@@ -211,10 +211,6 @@ impl Daemon {
             return Response::last(Tell::Failed(failure));
         }
         self.apply_settings().await;
-        if self.running.is_none() {
-            // An exit that was chosen, or is no longer, shuts and opens the door all the same.
-            self.leave_host().await;
-        }
         Response::last(Tell::Status(Box::new(self.status().await)))
     }
 

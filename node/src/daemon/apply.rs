@@ -123,7 +123,9 @@ impl Daemon {
             }
             MeshEvent::Interest(nodes) => drop(running.tell_control(Command::Interest(nodes)).await),
             MeshEvent::PeerChanged(peer) => {
-                if exit_node(&self.intent.settings, &running.map) == Some(peer) {
+                // Of a map that is not in force (yet, or any more) nothing is put on the host: its exit goes
+                // down because the map lapsed.
+                if running.applied && exit_node(&self.intent.settings, &running.map) == Some(peer) {
                     self.apply_host(Look::No).await;
                 }
             }
@@ -178,11 +180,15 @@ impl Daemon {
 
     /// Changed settings: offer them, put them in force.
     pub(super) async fn apply_settings(&mut self) {
-        let Some(running) = &mut self.running else { return };
-        running.tell_control(Command::Advertise(offer(&self.intent.settings))).await;
-        if running.applied {
-            self.apply_host(Look::BeforeUp).await;
+        if let Some(running) = &mut self.running {
+            running.tell_control(Command::Advertise(offer(&self.intent.settings))).await;
+            if running.applied {
+                self.apply_host(Look::BeforeUp).await;
+                return;
+            }
         }
+        // No map is in force. An exit that was chosen, or is no longer, shuts and opens the door all the same.
+        self.leave_host().await;
     }
 
     /// What others do to the mesh on this host was looked at.
@@ -293,7 +299,7 @@ impl Daemon {
         }
         warn_of_new(&problems, &running.trouble.problems);
         running.trouble.problems = problems;
-        self.apply_dns();
+        self.apply_dns(exit_choice.is_some_and(|exit| exit.up));
     }
 
     /// What nothing announces: the lease of a stored map, and what other programs did to the host.

@@ -257,8 +257,9 @@ impl HostNames {
 }
 
 impl Daemon {
-    /// Answers names on the resolver's addresses, and lends the host's DNS.
-    pub(super) fn apply_dns(&mut self) {
+    /// Answers names on the resolver's addresses, and lends the host's DNS. `exit_up`: traffic goes through
+    /// the chosen exit; else it was let out beside it, or there is none.
+    pub(super) fn apply_dns(&mut self, exit_up: bool) {
         let Some(running) = &self.running else { return };
         if running.service.is_some() {
             // Nothing of the host asks us: the proxies and streams do, and they have the same names.
@@ -270,7 +271,8 @@ impl Daemon {
         names.listen(me);
         names.listen_as_exit(me, self.config.interface.as_str());
         let exit = super::apply::exit_node(&self.intent.settings, map);
-        names.exit = exit.and_then(|id| map.peers.get(&id)).map(|p| p.addrs);
+        // Questions go the way that the traffic goes.
+        names.exit = exit.filter(|_| exit_up).and_then(|id| map.peers.get(&id)).map(|p| p.addrs);
         let settings = &self.intent.settings;
         names.exit_missing = settings.exit_node.is_some() && names.exit.is_none() && !settings.exit_fallback;
         names.set_upstreams();

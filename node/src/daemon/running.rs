@@ -435,11 +435,20 @@ fn profile(settings: &crate::settings::Settings) -> Profile {
     let machine = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
     Profile {
         hostname: settings.hostname.clone().unwrap_or_else(machine_name),
-        machine_id: meshd_proto::keys::hash("meshd machine id", &[machine.trim().as_bytes()]),
+        machine_id: machine_id_hash(&machine),
         client_version: env!("CARGO_PKG_VERSION").to_owned(),
         os: std::env::consts::OS.to_owned(),
         ephemeral: false,
         offer: offer(settings),
+    }
+}
+
+/// A hash of a machine's id; zeros where it has none (yet), as in an image before its first boot: a machine
+/// that gets one later is not a copy of this one.
+fn machine_id_hash(text: &str) -> [u8; 32] {
+    match text.trim() {
+        "" | "uninitialized" => [0; 32],
+        id => meshd_proto::keys::hash("meshd machine id", &[id.as_bytes()]),
     }
 }
 
@@ -515,6 +524,15 @@ async fn resolve(
 mod tests {
     use super::*;
     use tokio::sync::watch;
+
+    #[test]
+    fn a_machine_without_an_id_says_so_instead_of_hashing_nothing() {
+        assert_eq!(machine_id_hash(""), [0; 32]);
+        assert_eq!(machine_id_hash("uninitialized\n"), [0; 32]);
+        let id = machine_id_hash("0123456789abcdef0123456789abcdef\n");
+        assert_ne!(id, [0; 32]);
+        assert_eq!(id, machine_id_hash("0123456789abcdef0123456789abcdef"));
+    }
 
     #[tokio::test]
     async fn a_relays_name_is_asked_for_again_after_a_failure() {

@@ -110,6 +110,11 @@ pub(super) fn write(path: &Path, content: &Content) -> io::Result<()> {
         }
         Content::File { bytes, mode, uid, gid } => match replace(path, bytes, *mode, *uid, *gid) {
             Ok(()) => Ok(()),
+            // What is there stays whole where there is no room, or the disk fails.
+            Err(replacing) if !cannot_be_replaced(&replacing) => {
+                remove_leftover(path)?;
+                Err(named(path, "replace", replacing))
+            }
             Err(replacing) => {
                 remove_leftover(path)?;
                 in_place(path, bytes).map_err(|_| named(path, "replace", replacing))
@@ -153,9 +158,18 @@ fn replace(path: &Path, bytes: &[u8], mode: u32, uid: u32, gid: u32) -> io::Resu
     sync_dir(path)
 }
 
+/// Whether only the way of replacing was refused: a mount point, another file system, a directory that is
+/// read-only or not ours, an owner that cannot be given.
+fn cannot_be_replaced(error: &io::Error) -> bool {
+    use libc::{EACCES, EBUSY, EINVAL, EPERM, EROFS, EXDEV};
+    matches!(error.raw_os_error(), Some(EACCES | EBUSY | EINVAL | EPERM | EROFS | EXDEV))
+}
+
+/// Over what is there, then cut: a small file keeps its blocks, so that no disk is too full for that.
 fn in_place(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).truncate(true).custom_flags(libc::O_NOFOLLOW).open(path)?;
+    let mut file = OpenOptions::new().write(true).custom_flags(libc::O_NOFOLLOW).open(path)?;
     file.write_all(bytes)?;
+    file.set_len(bytes.len() as u64)?;
     file.sync_all()
 }
 
@@ -198,5 +212,33 @@ mod bytes_or_text {
             Either::Text(text) => text.into_bytes(),
             Either::Bytes(bytes) => bytes,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_refused_replacement_is_written_in_place_and_never_on_a_full_disk() {
+        for code in [libc::EBUSY, libc::EXDEV, libc::EROFS, libc::EACCES, libc::EPERM] {
+            assert!(cannot_be_replaced(&io::Error::from_raw_os_error(code)), "{code}");
+        }
+        for code in [libc::ENOSPC, libc::EDQUOT, libc::EIO, libc::ENOENT] {
+            assert!(!cannot_be_replaced(&io::Error::from_raw_os_error(code)), "{code}");
+        }
+    }
+
+    #[test]
+    fn what_is_written_in_place_leaves_nothing_of_a_longer_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("resolv.conf");
+        for text in
+            ["nameserver 192.0.2.53\noptions edns0\n", "nameserver 192.0.2.1\n", "# none at all, this time\n"]
+        {
+            fs::write(&path, "x".repeat(30)).unwrap();
+            in_place(&path, text.as_bytes()).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        }
     }
 }

@@ -12,6 +12,13 @@ use std::fmt;
 /// The comment on every rule that we put into a chain of somebody else.
 pub const COMMENT: &str = "meshd assist";
 
+/// No such chain or table; also: no such program.
+const NO_SUCH: &str = "No such file or directory";
+/// What firewall-cmd says when the interface is not in the zone (any more), or firewalld does not run: its
+/// zones at run time went with it.
+const FIREWALLD_GONE: [&str; 5] =
+    [NO_SUCH, "not running", "UNKNOWN_INTERFACE", "ZONE_CONFLICT", "NOT_ENABLED"];
+
 /// A hook made for the rules of others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -115,15 +122,22 @@ pub(crate) async fn add(hook: Hook, interface: &IfName) -> Result<(), OsError> {
 pub(crate) async fn remove(hook: Hook, interface: &str) -> Result<(), OsError> {
     let Some((family, table, chain)) = hook.chain() else {
         let name = format!("--remove-interface={interface}");
-        // Away or not in the zone: either way there is nothing left to undo.
-        let _gone = command::text("firewall-cmd", &["--zone=trusted", &name]).await;
-        return Ok(());
+        let removed = command::text("firewall-cmd", &["--zone=trusted", &name]).await.map(drop);
+        return removed.or_else(|error| if is_gone(&error, &FIREWALLD_GONE) { Ok(()) } else { Err(error) });
     };
-    let Ok(listed) = command::json(NFT, &["-j", "list", "chain", family, table, chain]).await else {
-        return Ok(());
+    let listed = match command::json(NFT, &["-j", "list", "chain", family, table, chain]).await {
+        Ok(listed) => listed,
+        Err(error) if is_gone(&error, &[NO_SUCH]) => return Ok(()),
+        Err(error) => return Err(error),
     };
     let script = deletions(hook, &listed);
     if script.is_empty() { Ok(()) } else { command::nft_script(&script).await }
+}
+
+/// Whether a program says that what we would take away is not there. Any other failure (no time, no right)
+/// leaves it to be undone later.
+fn is_gone(error: &OsError, answers: &[&str]) -> bool {
+    matches!(error, OsError::Command { answer, .. } if answers.iter().any(|known| answer.contains(known)))
 }
 
 fn deletions(hook: Hook, listed: &Value) -> String {
@@ -143,4 +157,25 @@ fn our_handles(listed: &Value) -> Vec<u64> {
 
 fn has_chain(chains: &Value, family: &str, table: &str, chain: &str) -> bool {
     objects(chains, "chain").any(|c| c["family"] == family && c["table"] == table && c["name"] == chain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(answer: &str) -> OsError {
+        OsError::Command { command: "nft".to_owned(), answer: answer.to_owned() }
+    }
+
+    #[test]
+    fn only_a_hook_that_is_not_there_counts_as_undone() {
+        assert!(is_gone(&said("Error: No such file or directory; did you mean table x?"), &[NO_SUCH]));
+        for answer in ["Operation not permitted (you must be root)", "no end after 10 s"] {
+            assert!(!is_gone(&said(answer), &[NO_SUCH]), "{answer}");
+            assert!(!is_gone(&said(answer), &FIREWALLD_GONE), "{answer}");
+        }
+        assert!(!is_gone(&OsError::NftMissing, &[NO_SUCH]));
+        assert!(is_gone(&said("FirewallD is not running"), &FIREWALLD_GONE));
+        assert!(is_gone(&said("Error: UNKNOWN_INTERFACE: 'mesh0' is not in any zone"), &FIREWALLD_GONE));
+    }
 }

@@ -10,7 +10,7 @@ use super::checksum::fnv1a;
 use super::sysctl::SysctlChange;
 use ipnet::IpNet;
 use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -100,20 +100,43 @@ impl Journal {
         };
         let json = serde_json::to_string(&record).map_err(|e| failed(&self.path)(e.into()))?;
         let line = format!("{:016x} {json}\n", fnv1a(json.as_bytes()));
-        let file = match &mut self.file {
+        let file = match self.file.take() {
             Some(file) => file,
-            None => {
-                let mut options = OpenOptions::new();
-                options.create(true).append(true).mode(0o600);
-                let file = options.open(&self.path).map_err(failed(&self.path))?;
-                sync_parent(&self.path)?;
-                self.file.insert(file)
-            }
+            None => self.open_for_more()?,
         };
-        file.write_all(line.as_bytes()).map_err(failed(&self.path))?;
-        file.sync_data().map_err(failed(&self.path))?;
+        let before = file.metadata().map_err(failed(&self.path))?.len();
+        if let Err(source) = write_whole(&file, line.as_bytes()) {
+            // What is on the disk now is not known: the next record looks at it anew, see `open_for_more`.
+            let _ = file.set_len(before);
+            return Err(failed(&self.path)(source));
+        }
+        self.file = Some(file);
         self.records.push(record);
         Ok(())
+    }
+
+    /// The file for further records, with what is in it in mind: records are counted as they lie there, and
+    /// a torn one must not swallow the next.
+    fn open_for_more(&mut self) -> Result<File, OsError> {
+        let failed = |source| OsError::file("write the undo journal", &self.path, source);
+        let mut options = OpenOptions::new();
+        options.create(true).append(true).read(true).mode(0o600);
+        let mut file = options.open(&self.path).map_err(failed)?;
+        sync_parent(&self.path)?;
+        self.records = read(&self.path)?;
+        let ends_a_line = match file.seek(SeekFrom::End(-1)) {
+            Ok(_) => {
+                let mut last = [0];
+                file.read_exact(&mut last).map_err(failed)?;
+                last == *b"\n"
+            }
+            // Nothing is in it.
+            Err(_) => true,
+        };
+        if !ends_a_line {
+            write_whole(&file, b"\n").map_err(failed)?;
+        }
+        Ok(file)
     }
 
     /// Everything is undone: removes the file.
@@ -126,6 +149,11 @@ impl Journal {
             Err(source) => Err(OsError::file("remove the undo journal", &self.path, source)),
         }
     }
+}
+
+fn write_whole(mut file: &File, bytes: &[u8]) -> std::io::Result<()> {
+    file.write_all(bytes)?;
+    file.sync_data()
 }
 
 fn sync_parent(path: &Path) -> Result<(), OsError> {

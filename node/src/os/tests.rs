@@ -527,3 +527,25 @@ fn read_only_kernel_settings_do_not_stop_a_client() {
         host.down().await.unwrap();
     });
 }
+
+#[test]
+fn a_full_disk_costs_the_journal_one_record_and_no_other() {
+    in_namespace("a_full_disk_costs_the_journal_one_record_and_no_other", || async {
+        let dir = tempfile::tempdir().unwrap();
+        let at = dir.path().display();
+        // Two pages: one for the journal, one for what fills the disk.
+        sh(&format!("mount -t tmpfs -o size=8k none {at}; head -c 4096 /dev/zero > {at}/filler"));
+        let record =
+            |n: usize| journal::Record::Hook { hook: assist::Hook::UfwInput, interface: format!("{n:0300}") };
+        let mut journal = Journal::open(dir.path()).unwrap();
+        let full = (0..100).find(|n| journal.append(record(*n)).is_err()).unwrap();
+        assert!(full > 2, "{full}");
+        assert!(journal.append(record(full)).is_err());
+        std::fs::remove_file(dir.path().join("filler")).unwrap();
+        journal.append(record(full)).unwrap();
+        journal.append(journal::Record::Undone { index: 0 }).unwrap();
+        let found: Vec<_> = Journal::open(dir.path()).unwrap().pending();
+        let expected = (1..=full).map(|index| journal::Recorded { index, record: record(index) });
+        assert_eq!(found, expected.collect::<Vec<_>>());
+    });
+}

@@ -240,3 +240,24 @@ fn ten_thousand_rules_give_what_a_linear_scan_gives() {
     }
     assert!(allowed > 500 && allowed < 2000, "{allowed}");
 }
+
+#[test]
+fn who_may_reach_anything_outside_is_let_out_and_nobody_else() {
+    let class = |n| RuleSource::Class(ClassId(n));
+    let web = ports(TargetAddr::Internet, Some(6), 443, 443);
+    let f = filter(&[
+        rule(1, &[class(2)], &[RuleTarget::all(ME), web]),
+        rule(
+            2,
+            &[class(3)],
+            &[RuleTarget::all(ME), RuleTarget::all(TargetAddr::Prefix(prefix("10.0.0.0/8")))],
+        ),
+    ]);
+    assert!(f.lets_out(ip("100.71.0.2")) && f.lets_out(ip("fd7a:1:2::2")));
+    for src in ["100.71.0.3", "100.71.0.1", "192.168.1.1", "::ffff:100.71.0.2"] {
+        assert!(!f.lets_out(ip(src)), "{src}");
+    }
+    let default = RuleTarget::all(TargetAddr::Prefix(Prefix::DEFAULT_V4));
+    assert!(filter(&[rule(1, &[RuleSource::AnyNode], &[default])]).lets_out(ip("100.71.0.3")));
+    assert!(!Filter::default().lets_out(ip("100.71.0.2")));
+}

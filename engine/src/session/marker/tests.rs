@@ -53,10 +53,13 @@ fn a_stranger_completes_no_handshake() {
     assert_eq!(b.handshake(&c.initiate(t).unwrap(), &mut Vec::new(), t), Err(OpenError::NotAuthentic));
     let initiation = a.initiate(t).unwrap();
     assert_eq!(
-        Marker::new(secret(2), t).identify(&initiation, None, t),
+        Marker::new(secret(2), t).identify(&initiation, Sender::Relayed(secret(1).public()), t),
         Initiation::From(secret(1).public())
     );
-    assert_eq!(Marker::new(secret(3), t).identify(&initiation, None, t), Initiation::Refused);
+    assert_eq!(
+        Marker::new(secret(3), t).identify(&initiation, Sender::Relayed(secret(1).public()), t),
+        Initiation::Refused
+    );
 }
 
 #[test]

@@ -53,19 +53,26 @@ fn an_initiation_is_identified_before_anything_is_believed() {
     let mut a = session(1, 2);
     let initiation = a.initiate(now()).unwrap();
     let mut factory = WireGuard::new(&secret(2));
-    assert_eq!(factory.identify(&initiation, None, now()), Initiation::From(secret(1).public()));
-    assert_eq!(WireGuard::new(&secret(3)).identify(&initiation, None, now()), Initiation::Refused);
+    let from = Sender::Relayed(secret(1).public());
+    assert_eq!(factory.identify(&initiation, from, now()), Initiation::From(secret(1).public()));
+    assert_eq!(WireGuard::new(&secret(3)).identify(&initiation, from, now()), Initiation::Refused);
+    let other = Sender::Relayed(secret(4).public());
+    assert_eq!(
+        factory.identify(&initiation, other, now()),
+        Initiation::Refused,
+        "it came as somebody else's"
+    );
     let mut changed = initiation;
     changed[50] ^= 1;
-    assert_eq!(factory.identify(&changed, None, now()), Initiation::Refused);
-    assert_eq!(factory.identify(&[1, 0, 0, 0], None, now()), Initiation::Refused);
+    assert_eq!(factory.identify(&changed, from, now()), Initiation::Refused);
+    assert_eq!(factory.identify(&[1, 0, 0, 0], from, now()), Initiation::Refused);
 }
 
 #[test]
-fn a_flood_gets_cookies_over_udp_and_nothing_over_a_relay_and_does_not_shut_out_the_other() {
+fn a_flood_gets_cookies_over_udp_and_does_not_shut_out_relayed_peers() {
     let initiation = session(1, 2).initiate(now()).unwrap();
     let mut factory = WireGuard::new(&secret(2));
-    let from = Some("192.0.2.1".parse().unwrap());
+    let from = Sender::Udp("192.0.2.1".parse().unwrap());
     let mut cookies = 0;
     for _ in 0..INITIATIONS_PER_SECOND * 2 {
         if let Initiation::Cookie(cookie) = factory.identify(&initiation, from, now()) {
@@ -74,7 +81,31 @@ fn a_flood_gets_cookies_over_udp_and_nothing_over_a_relay_and_does_not_shut_out_
         }
     }
     assert!(cookies > 0);
-    assert_eq!(factory.identify(&initiation, None, now()), Initiation::From(secret(1).public()));
+    let relayed = Sender::Relayed(secret(1).public());
+    assert_eq!(factory.identify(&initiation, relayed, now()), Initiation::From(secret(1).public()));
+}
+
+#[test]
+fn a_peer_that_floods_a_relay_is_refused_alone_and_for_a_second() {
+    let flooding = session(1, 2).initiate(now()).unwrap();
+    let other = session(3, 2).initiate(now()).unwrap();
+    let mut factory = WireGuard::new(&secret(2));
+    let (one, three) = (Sender::Relayed(secret(1).public()), Sender::Relayed(secret(3).public()));
+    let start = now();
+    let answered =
+        (0..1000).filter(|_| factory.identify(&flooding, one, start) != Initiation::Refused).count();
+    assert_eq!(answered, RELAYED_PER_SECOND as usize);
+    assert_eq!(factory.identify(&other, three, start), Initiation::From(secret(3).public()));
+    let later = start + Duration::from_secs(1);
+    assert_eq!(factory.identify(&flooding, one, later), Initiation::From(secret(1).public()));
+    // What is counted is bounded, whoever a relay claims to speak for.
+    for n in 0..5 * COUNTED_PEERS {
+        let mut key = [7; 32];
+        key[..8].copy_from_slice(&n.to_le_bytes());
+        let at = later + Duration::from_millis(10 * n as u64);
+        factory.identify(&[1, 0, 0, 0], Sender::Relayed(NodeKey::from_bytes(key)), at);
+    }
+    assert!(factory.relayed.len() <= COUNTED_PEERS);
 }
 
 #[test]

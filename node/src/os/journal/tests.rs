@@ -66,3 +66,17 @@ fn the_file_is_private_and_gone_after_removal() {
     journal.remove().unwrap();
     assert!(!path.exists());
 }
+
+#[test]
+fn a_record_after_a_torn_one_is_whole_and_counted_as_it_lies() {
+    let dir = dir();
+    let path = dir.path().join(FILE_NAME);
+    Journal::open(dir.path()).unwrap().append(hook(Hook::DockerUser)).unwrap();
+    let torn = [fs::read(&path).unwrap(), b"0123 {\"what\":\"ho".to_vec()].concat();
+    fs::write(&path, torn).unwrap();
+    let mut journal = Journal::open(dir.path()).unwrap();
+    journal.append(hook(Hook::UfwInput)).unwrap();
+    journal.append(Record::Undone { index: 0 }).unwrap();
+    let found = Journal::open(dir.path()).unwrap().pending();
+    assert_eq!(found, [Recorded { index: 1, record: hook(Hook::UfwInput) }]);
+}
