@@ -127,7 +127,7 @@ gateway-swap: ## a gateway's configuration changes every 100 ms under load for a
 bench-micro: ## nanoseconds of the packet path: seal, open, split, coalesce, routes, filter
 	@$(STEP) bench-micro cargo bench --locked -p meshd-engine --bench data
 
-static: ## programs that need nothing of the system, started under qemu (TARGETS="x86_64 aarch64 armv7 armv6" PROGRAMS=)
+static: ## programs that need nothing of the system, started under qemu (unfinished for ARMv7 and v6; TARGETS= PROGRAMS=)
 	@bash .ci/setup qemu-arm-static:qemu-user-static pip3:python3-pip readelf:binutils
 	@$(STEP) static bash packaging/static/build
 
