@@ -182,6 +182,7 @@ impl<F: SessionFactory> Engine<F> {
             Input::RelayUp(relay) => self.relay_up(relay, now),
             Input::RelayDown(relay) => self.relay_down(relay, now),
             Input::RelayDoubtful { relay, doubtful } => self.relay_doubtful(relay, doubtful, now),
+            Input::RelayPeerGone { relay, peer } => self.relay_peer_gone(relay, &peer, now),
             Input::Fitness(fitness) => self.set_fitness(fitness, now),
             Input::Scattered { socket, from, payload } => self.scattered(socket, from, &payload, now),
             Input::Datagram { from, payload } => self.handle_datagram(from, &payload, now),

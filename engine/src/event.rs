@@ -120,6 +120,13 @@ pub enum Input {
         /// Silent.
         doubtful: bool,
     },
+    /// A relay that we are attached to says that it does not know that peer.
+    RelayPeerGone {
+        /// Which relay.
+        relay: RelayId,
+        /// The peer.
+        peer: NodeKey,
+    },
     /// Whether this node is fit to carry flows for others: it says so in every probe.
     Fitness(Fitness),
     /// A datagram at one of the sockets of [`Event::Scatter`].

@@ -11,6 +11,7 @@
 pub mod birthday;
 pub mod candidate;
 pub mod probe;
+pub mod replay;
 mod watch;
 
 pub(crate) use watch::Look;
@@ -27,6 +28,16 @@ pub const MAX_PER_FAMILY: usize = 8;
 /// Without an answer to what was sent for this long, or three round trips, a path is doubtful. Shorter
 /// would punish a Wi-Fi that sleeps, longer is heard in a call.
 pub const DOUBT_AFTER: Duration = Duration::from_millis(300);
+/// Without an answer to our own pings for this long, or three round trips, a path is doubtful although the
+/// peer is heard on it: it may carry one way only. Longer than [`DOUBT_AFTER`], since what is heard says
+/// that a loaded machine answers late more often than a path dies in one direction.
+pub const DEAF_AFTER: Duration = Duration::from_millis(600);
+/// So many pings are sent in [`DEAF_AFTER`]: all of them lost is rare even where every third datagram is.
+pub const DEAF_PINGS: u32 = 6;
+/// A proof older than this is renewed while data is sent: what is heard is no proof that we are.
+pub const PROOF_AGE: Duration = Duration::from_millis(400);
+/// Data this young is being sent.
+pub const TRAFFIC: Duration = Duration::from_secs(1);
 /// Without an answer for this long it is dead.
 pub const DEAD_AFTER: Duration = Duration::from_secs(3);
 /// A proved path under traffic is measured this often.
@@ -254,9 +265,14 @@ impl Paths {
     /// The link changed: what was proved must be proved again, and until then data goes both ways.
     pub(crate) fn link_changed(&mut self, now: Instant) -> Option<PathReason> {
         self.candidates.iter_mut().for_each(|c| c.restart(now));
-        let Way::Direct { endpoint, health: Health::Good } = self.way else { return None };
-        self.way = Way::Direct { endpoint, health: Health::Doubtful };
+        let Way::Direct { endpoint, health: health @ (Health::Good | Health::Doubtful) } = self.way else {
+            return None;
+        };
         self.waiting = Some(now);
+        if health == Health::Doubtful {
+            return None;
+        }
+        self.way = Way::Direct { endpoint, health: Health::Doubtful };
         Some(self.because(PathReason::Doubtful))
     }
 
@@ -323,12 +339,19 @@ impl Paths {
         }
     }
 
+    /// Whether a ping with `txid` has not been answered.
+    pub(crate) fn is_open(&self, txid: TxId) -> bool {
+        self.candidates.iter().any(|c| c.is_open(txid)) || self.relay_pings.iter().any(|(id, _)| *id == txid)
+    }
+
     /// A pong came. Returns the round-trip time if it answers a ping of ours that went that way.
     pub(crate) fn ponged(&mut self, from: Destination, txid: TxId, now: Instant) -> Option<Duration> {
         let rtt = match from {
             Destination::Udp(endpoint) => self.candidate_mut(endpoint)?.ponged(txid, now)?,
             Destination::Relay { .. } => {
-                let at = self.relay_pings.iter().find(|(id, _)| *id == txid)?.1;
+                // Each counts once: an open question is what makes a stranger known.
+                let open = self.relay_pings.iter().position(|(id, _)| *id == txid)?;
+                let (_, at) = self.relay_pings.remove(open);
                 let rtt = now.saturating_duration_since(at);
                 self.relay_rtt = Some(rtt);
                 rtt

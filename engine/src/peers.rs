@@ -6,6 +6,7 @@ use crate::event::Destination;
 use crate::nat::Mapping;
 use crate::path::birthday::{Grant, Meeting, Sweep};
 use crate::path::probe::{ProbeKey, SenderTag};
+use crate::path::replay::Guard;
 use crate::path::{Activity, Paths};
 use meshd_proto::netmap::{Peer, PeerKind};
 use meshd_proto::{Endpoint, Hint, NodeId, NodeKey, RelayId};
@@ -25,10 +26,14 @@ pub(crate) struct PeerState<S> {
     pub(crate) tag: SenderTag,
     /// Made when it is first needed: it costs a Diffie-Hellman. `Some(None)`: a key of low order.
     pub(crate) probe_key: Option<Option<ProbeKey>>,
+    /// Which of its probes are new.
+    pub(crate) guard: Guard,
     pub(crate) paths: Paths,
     pub(crate) hint: Option<Hint>,
     /// The relay that an authenticated packet of the peer last came through.
     pub(crate) relay_heard: Option<(RelayId, Instant)>,
+    /// The relay that last said that it does not know the peer.
+    pub(crate) relay_gone: Option<(RelayId, Instant)>,
     /// What the peer itself said of where it is.
     pub(crate) said: Said,
     /// Crossing difficult NATs.
@@ -90,8 +95,10 @@ impl<S> PeerState<S> {
             slot: Arc::new(slot),
             tag,
             probe_key: None,
+            guard: Guard::default(),
             hint: None,
             relay_heard: None,
+            relay_gone: None,
             said: Said::default(),
             meeting: Meeting::default(),
             grant: Grant::default(),

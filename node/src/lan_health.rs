@@ -1,8 +1,8 @@
 //! Whether the networks behind this router can be reached through it: what it says in every probe.
 //!
-//! It looks at the interfaces that hold an advertised prefix: one that is down, gone or without a carrier
-//! makes the router unfit, and its clients use another one within a moment. A prefix that lies deeper, or
-//! on no interface of this host, is not judged. It never sends anything.
+//! It looks at the interfaces whose network holds an advertised prefix: one that is down, gone or without a carrier
+//! makes the router unfit, and its clients use another one within a moment. A prefix that lies deeper,
+//! is wider than any network of this host, or is on none of its interfaces, is not judged. It never sends anything.
 
 use crate::mesh::MeshCommand;
 use crate::os::links::{self, Link};
@@ -54,7 +54,9 @@ pub(crate) async fn run(mut offer: watch::Receiver<Offer>, mesh: mpsc::Sender<Me
 fn learn(homes: &mut BTreeMap<Prefix, BTreeSet<String>>, prefixes: &[Prefix], links: &[Link]) {
     homes.retain(|prefix, _| prefixes.contains(prefix));
     for prefix in prefixes.iter().filter(|p| !p.is_default()) {
-        let inside = |link: &&Link| link.addresses.iter().any(|a| prefix.net().contains(&a.addr()));
+        // A network inside of a wider prefix is not its home: the rest of it may lie elsewhere (Docker's
+        // bridge, without a carrier, inside of 172.16.0.0/12).
+        let inside = |link: &&Link| link.addresses.iter().any(|a| a.contains(&prefix.net()));
         let now: BTreeSet<String> =
             links.iter().filter(|l| !l.loopback).filter(inside).map(|l| l.name.clone()).collect();
         if !now.is_empty() {
@@ -100,6 +102,21 @@ mod tests {
             mtu: 1500,
             addresses: vec![address.parse().unwrap()],
         }
+    }
+
+    #[test]
+    fn a_bridge_without_a_carrier_inside_of_a_wider_prefix_is_not_its_home() {
+        let offer =
+            Offer { prefixes: vec![prefix("172.16.0.0/12"), prefix("192.168.1.128/25")], draining: false };
+        let mut homes = BTreeMap::new();
+        let links = [link("docker0", "172.17.0.1/16"), link("eth0", "192.168.1.10/24")];
+        learn(&mut homes, &offer.prefixes, &links);
+        assert_eq!(judge(&offer, &homes, |name| name != "docker0"), Fitness::Fit);
+        assert_eq!(
+            judge(&offer, &homes, |name| name != "eth0"),
+            Fitness::LanDown,
+            "a part of a LAN is judged"
+        );
     }
 
     #[test]

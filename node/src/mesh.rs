@@ -421,14 +421,18 @@ impl Mesh {
         }
         let mut changed = false;
         while let Some((relay, state)) = self.relays.poll_change() {
-            changed = true;
-            self.publish_relays();
             let input = match state {
+                RelayState::PeerGone(peer) => {
+                    self.peer_gone(relay, peer, now);
+                    continue;
+                }
                 RelayState::Up => Input::RelayUp(relay),
                 RelayState::Down => Input::RelayDown(relay),
                 RelayState::Doubtful => Input::RelayDoubtful { relay, doubtful: true },
                 RelayState::Clear => Input::RelayDoubtful { relay, doubtful: false },
             };
+            changed = true;
+            self.publish_relays();
             self.engine.handle_input(input, now);
         }
         self.streams.follow(&self.relays.attached(), now);
@@ -441,8 +445,18 @@ impl Mesh {
                 self.engine.handle_input(input, now);
             }
         }
+        while let Some((relay, peer)) = self.streams.poll_gone() {
+            self.peer_gone(relay, peer, now);
+        }
         if changed {
             self.publish_relays();
+        }
+    }
+
+    fn peer_gone(&mut self, relay: RelayId, peer: RelayAddr, now: Instant) {
+        tracing::trace!(%relay, ?peer, "not at this relay");
+        if let Some(peer) = self.wire.relays().peers.get(&peer).copied() {
+            self.engine.handle_input(Input::RelayPeerGone { relay, peer }, now);
         }
     }
 

@@ -30,8 +30,10 @@ pub const DEAD_AFTER: Duration = Duration::from_secs(5);
 pub const DOUBTFUL_AFTER: Duration = Duration::from_millis(600);
 /// Under traffic, this long without a frame from the relay asks for one.
 pub const TRAFFIC_PING: Duration = Duration::from_millis(500);
-/// How often an unanswered ping is repeated.
+/// How often an unanswered ping is repeated; under traffic a lost one must not look like a silent relay.
 const PING_REPEAT: Duration = Duration::from_millis(1000);
+/// The same under traffic.
+const PING_REPEAT_BUSY: Duration = Duration::from_millis(250);
 /// First repeat of an attach frame; doubles up to [`ATTEMPT_MAX`].
 const ATTEMPT_FIRST: Duration = Duration::from_millis(250);
 /// Slowest repeat of an attach attempt.
@@ -316,11 +318,8 @@ impl RelayClient {
         if self.timers.expired(Timer::Dead, now) {
             self.maybe_dead(now);
         }
-        if self.timers.expired(Timer::Doubt, now)
-            && let Some(a) = &mut self.attachment
-            && !std::mem::replace(&mut a.doubtful, true)
-        {
-            self.events.push_back(RelayEvent::Doubtful);
+        if self.timers.expired(Timer::Doubt, now) {
+            self.maybe_doubtful(now);
         }
         if self.timers.expired(Timer::Ping, now) {
             self.ping(now);
@@ -345,12 +344,24 @@ impl RelayClient {
         self.events.pop_front()
     }
 
-    /// The ping was not answered: dead, unless payloads came in meanwhile; then it is asked again.
+    /// The ping was not answered: doubtful, unless payloads come in; silence is what counts.
+    fn maybe_doubtful(&mut self, now: Instant) {
+        let Some(a) = &mut self.attachment else { return };
+        let silent = a.ping.map_or(a.last_received, |(_, sent)| sent.max(a.last_received));
+        let doubt = silent + DOUBTFUL_AFTER.max(a.rtt * 3);
+        if now < doubt {
+            self.timers.set(Timer::Doubt, doubt);
+        } else if !std::mem::replace(&mut a.doubtful, true) {
+            self.events.push_back(RelayEvent::Doubtful);
+        }
+    }
+
+    /// The ping was not answered: dead, unless payloads came in meanwhile; then it is asked on.
     fn maybe_dead(&mut self, now: Instant) {
         match &mut self.attachment {
-            Some(a) if a.ping.is_some_and(|(_, sent)| a.last_received > sent) => {
-                a.ping = None;
-                self.timers.set(Timer::Ping, now);
+            Some(a) if a.last_received + DEAD_AFTER > now => {
+                let dead = a.last_received + DEAD_AFTER;
+                self.timers.set(Timer::Dead, dead);
             }
             Some(_) | None => {
                 self.go_down(DownReason::Silent);
@@ -467,12 +478,11 @@ impl RelayClient {
 
     fn ping(&mut self, now: Instant) {
         let Some(a) = &mut self.attachment else { return };
-        let quiet_since = a.last_received;
+        let busy = now.saturating_duration_since(a.last_received) < KEEPALIVE;
         if a.ping.is_none() {
             a.seq = a.seq.wrapping_add(1);
             a.ping = Some((a.seq, now));
             let doubt = DOUBTFUL_AFTER.max(a.rtt * 3);
-            let busy = now.saturating_duration_since(quiet_since) < KEEPALIVE;
             if busy {
                 self.timers.set(Timer::Doubt, now + doubt);
             }
@@ -481,7 +491,7 @@ impl RelayClient {
         let mut payload = Vec::new();
         Frame::Ping { session: a.session, seq: a.seq }.encode(&mut payload);
         self.outbox.push_back(Transmit { to: a.via, payload });
-        self.timers.set(Timer::Ping, now + PING_REPEAT);
+        self.timers.set(Timer::Ping, now + if busy { PING_REPEAT_BUSY } else { PING_REPEAT });
     }
 
     fn pong(&mut self, session: SessionToken, seq: u32, now: Instant) {

@@ -12,6 +12,7 @@ mod streams;
 use crate::clock;
 use crate::forwarder::{Counters, DropReason, Forward, Local, RelayLimits, RelayServer};
 use meshd_proto::{Endpoint, NetworkId, NodeKey, NodeSecret, VerifyingKey};
+use quinn_udp::EcnCodepoint;
 use socket::{Received, RelaySocket};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -303,7 +304,7 @@ fn receive(server: &mut RelayServer, ports: &Ports, index: usize, buffers: &mut 
     let Ok(count) = socket.receive(buffers) else { return false };
     let (wall, now) = (clock::wall(), clock::now());
     for slot in 0..count {
-        let Some(Received { from, local_ip, bytes, stride }) = buffers.slot(slot) else { continue };
+        let Some(Received { from, local_ip, bytes, stride, ecn }) = buffers.slot(slot) else { continue };
         let local = Local { socket: index as u8, ip: local_ip };
         let from = Endpoint::canonical(from);
         if socket.stun_only {
@@ -319,7 +320,7 @@ fn receive(server: &mut RelayServer, ports: &Ports, index: usize, buffers: &mut 
                     (Some((to, span)), Some(next)) if to == next => Some((to, span.start..end)),
                     (previous, next) => {
                         if let Some((to, span)) = previous {
-                            send_run(server, ports, to, &bytes[span], stride);
+                            send_run(server, ports, to, &bytes[span], stride, ecn);
                         }
                         next.map(|to| (to, at..end))
                     }
@@ -327,7 +328,7 @@ fn receive(server: &mut RelayServer, ports: &Ports, index: usize, buffers: &mut 
                 at = end;
             }
             if let Some((to, span)) = run {
-                send_run(server, ports, to, &bytes[span], stride);
+                send_run(server, ports, to, &bytes[span], stride, ecn);
             }
         }
         send_answers(server, ports);
@@ -335,14 +336,21 @@ fn receive(server: &mut RelayServer, ports: &Ports, index: usize, buffers: &mut 
     count > 0
 }
 
-fn send_run(server: &mut RelayServer, ports: &Ports, to: Forward, run: &[u8], stride: usize) {
+fn send_run(
+    server: &mut RelayServer,
+    ports: &Ports,
+    to: Forward,
+    run: &[u8],
+    stride: usize,
+    ecn: Option<EcnCodepoint>,
+) {
     if to.from.socket == streams::SOCKET {
         run.chunks(stride).for_each(|frame| ports.streams.send(server, to.to, frame));
         return;
     }
     let Some(socket) = ports.sockets.get(usize::from(to.from.socket)) else { return };
     for part in run.chunks(stride * socket.max_segments(stride)) {
-        if let Err(e) = socket.send(to.to, to.from.ip, part, stride) {
+        if let Err(e) = socket.send(to.to, to.from.ip, part, stride, ecn) {
             server.note_unsent(unsent(&e), part.len().div_ceil(stride) as u64);
         }
     }
@@ -356,7 +364,7 @@ fn send_answers(server: &mut RelayServer, ports: &Ports) {
         }
         let Some(socket) = ports.sockets.get(usize::from(transmit.from.socket)) else { continue };
         let len = transmit.payload.len();
-        if let Err(e) = socket.send(transmit.to, transmit.from.ip, &transmit.payload, len) {
+        if let Err(e) = socket.send(transmit.to, transmit.from.ip, &transmit.payload, len, None) {
             server.note_unsent(unsent(&e), 1);
         }
     }

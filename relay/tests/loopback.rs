@@ -178,6 +178,44 @@ async fn a_burst_in_one_system_call_arrives_whole_and_in_order() {
 }
 
 #[tokio::test]
+async fn a_forwarded_frame_keeps_its_congestion_mark() {
+    for listen in ["127.0.0.1:0", "[::1]:0"] {
+        let relay = relay(listen);
+        let at = relay.addrs()[0];
+        let (mut a, mut b) = (Node::new(1, at).await, Node::new(2, at).await);
+        a.attach().await;
+        b.attach().await;
+        let state = quinn_udp::UdpSocketState::new((&a.socket).into()).unwrap();
+        let inbox = quinn_udp::UdpSocketState::new((&b.socket).into()).unwrap();
+        let mut frame = Vec::new();
+        encapsulate(RelayAddr::of(&secret(2).public()), &message(1, 100), &mut frame);
+        for mark in [Some(quinn_udp::EcnCodepoint::Ce), Some(quinn_udp::EcnCodepoint::Ect0), None] {
+            let transmit = quinn_udp::Transmit {
+                destination: at,
+                ecn: mark,
+                contents: &frame,
+                segment_size: None,
+                src_ip: None,
+            };
+            a.socket.writable().await.unwrap();
+            state.try_send((&a.socket).into(), &transmit).unwrap();
+            let mut bytes = [0; 2048];
+            let mut meta = [quinn_udp::RecvMeta::default()];
+            loop {
+                timeout(PATIENCE, b.socket.readable()).await.expect("in time").unwrap();
+                let got = b.socket.try_io(tokio::io::Interest::READABLE, || {
+                    inbox.recv((&b.socket).into(), &mut [std::io::IoSliceMut::new(&mut bytes)], &mut meta)
+                });
+                if got.is_ok() {
+                    break;
+                }
+            }
+            assert_eq!(meta[0].ecn, mark, "over {listen}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_revocation_takes_effect_at_once() {
     let relay = relay("127.0.0.1:0");
     let at = relay.addrs()[0];

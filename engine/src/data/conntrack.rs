@@ -152,6 +152,9 @@ impl Conntrack {
         match packet.upper {
             Upper::LaterFragment => return Judged::without_rule(self.later_fragment(packet, peer, when)),
             Upper::Error(about) => return Judged::without_rule(self.error(packet, &about, when)),
+            Upper::Icmp { kind } if rewrites_neighbours(packet.protocol, kind) => {
+                return Judged::without_rule(Inbound::Denied);
+            }
             Upper::Tcp { .. } | Upper::Ports(_) | Upper::Echo { .. } | Upper::Icmp { .. } | Upper::Opaque => {
             }
         }
@@ -465,6 +468,12 @@ impl Key {
     const fn fragment(packet: &Packet, id: u32) -> Self {
         Self { protocol: packet.protocol, fragment: Some(id), a: (packet.src, 0), b: (packet.dst, 0) }
     }
+}
+
+/// Redirects, and all of neighbour discovery (RFC 792, RFC 4861): they rewrite the receiver's routes and
+/// neighbours and are meant for a link of their own, so no policy lets them in from the mesh.
+const fn rewrites_neighbours(protocol: u8, kind: u8) -> bool {
+    (protocol == ICMP && kind == 5) || (protocol == ICMPV6 && matches!(kind, 133..=137))
 }
 
 #[cfg(test)]

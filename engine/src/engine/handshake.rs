@@ -315,9 +315,11 @@ impl<F: SessionFactory> Engine<F> {
         };
         let Some(state) = self.peers.get_mut(id) else { return };
         state.slot.set_alive(true);
+        state.duty.dead = false;
         match from {
             Source::Relay { relay, .. } => {
                 state.relay_heard = Some((relay, now));
+                state.relay_gone = state.relay_gone.filter(|(gone, _)| *gone != relay);
                 self.refresh_relay(id, now);
             }
             Source::Udp(_) if !rules_allow => {}

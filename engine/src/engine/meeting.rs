@@ -37,7 +37,7 @@ impl<F: SessionFactory> Engine<F> {
         let Some(round) = due.filter(|_| self.rules().allow_listed(to)) else { return };
         tracing::debug!(peer = %id, round, "opens many sockets towards a peer");
         let txid = TxId(self.entropy_bytes());
-        let Some(payload) = self.sealed_ping(id, txid, now) else { return };
+        let Some(payload) = self.sealed(id, txid, Content::Ping, now) else { return };
         self.events.push_back(Event::Scatter { to, payload, sockets: SOCKETS });
         let txid = TxId(self.entropy_bytes());
         self.send_probe(id, over, txid, Content::Meet { round }, now);
@@ -45,14 +45,6 @@ impl<F: SessionFactory> Engine<F> {
 
     fn entropy_bytes(&mut self) -> [u8; 12] {
         self.entropy.bytes()
-    }
-
-    fn sealed_ping(&mut self, id: NodeId, txid: TxId, now: Instant) -> Option<Vec<u8>> {
-        let has_session = self.is_ready(id, now);
-        let key = self.probe_key(id)?;
-        let nonce = self.nonce();
-        let ping = probe::Probe { txid, has_session, fitness: self.fitness, content: Content::Ping };
-        Some(probe::seal(&key, self.tag, &nonce, &ping))
     }
 
     /// The peer has opened many sockets towards us: probe random ports of its NAT.
@@ -65,9 +57,8 @@ impl<F: SessionFactory> Engine<F> {
             return;
         }
         let txid = TxId(self.entropy_bytes());
-        let Some(datagram) = self.sealed_ping(id, txid, now) else { return };
         tracing::debug!(peer = %id, at = %target.0.ip(), "probes random ports of a peer's NAT");
-        let sweep = Sweep::new(target.0.ip(), txid, datagram, &mut self.entropy, now);
+        let sweep = Sweep::new(target.0.ip(), txid, &mut self.entropy, now);
         if let Some(state) = self.peers.get_mut(id) {
             state.sweep = Some(sweep);
         }
@@ -78,12 +69,12 @@ impl<F: SessionFactory> Engine<F> {
     pub(super) fn sweep(&mut self, id: NodeId, now: Instant) {
         let Some(state) = self.peers.get_mut(id) else { return };
         let Some(sweep) = &mut state.sweep else { return };
-        let (batch, datagram, next) = (sweep.batch(), sweep.datagram.clone(), sweep.next(now));
+        let (batch, txid, next) = (sweep.batch(), sweep.txid, sweep.next(now));
         if let Some(next) = next {
             self.timers.set(Timer::Sweep(id), next);
         }
         for endpoint in batch {
-            self.send(Destination::Udp(endpoint), datagram.clone());
+            self.send_probe(id, Destination::Udp(endpoint), txid, Content::Ping, now);
         }
     }
 
@@ -109,7 +100,9 @@ impl<F: SessionFactory> Engine<F> {
         let sender = probe::sender(payload).ok().and_then(|tag| self.peers.by_tag(tag));
         let authentic = sender.is_some_and(|id| {
             let meant = self.peers.get(id).is_some_and(|s| s.said.mapped == Some(from));
-            meant && self.probe_key(id).is_some_and(|key| probe::open(&key, payload).is_ok())
+            let probe = self.probe_key(id).filter(|_| meant).and_then(|key| probe::open(&key, payload).ok());
+            let guard = self.peers.get(id).map(|s| &s.guard);
+            probe.zip(guard).is_some_and(|(probe, guard)| guard.is_new(probe.stamp))
         });
         if let (true, Some(id)) = (authentic, sender) {
             let Some(state) = self.peers.get(id) else { return };

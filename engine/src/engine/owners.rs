@@ -68,6 +68,11 @@ impl Duty {
         }
     }
 
+    /// Whether a probe with `txid` has not been answered.
+    pub(crate) fn is_open(&self, txid: TxId) -> bool {
+        self.open.iter().any(|(id, _)| *id == txid)
+    }
+
     fn asked(&mut self, txid: TxId, now: Instant) {
         self.asked = Some(now);
         if self.open.len() >= MAX_OPEN {

@@ -5,14 +5,17 @@ use crate::data::DropReason;
 use crate::event::{Destination, Event, Source};
 use crate::path::candidate::{Origin, Rules};
 use crate::path::probe::{self, Content, MAX_CANDIDATES, Probe, ProbeKey, TxId, Whereabouts};
+use crate::path::replay::{Held, Verdict};
 use crate::path::{Look, MAX_PER_FAMILY};
 use crate::peers::Said;
 use crate::session::SessionFactory;
-use meshd_proto::{Endpoint, Hint, NodeId};
+use meshd_proto::{Endpoint, Hint, NodeId, NodeKey, RelayId};
 use std::time::{Duration, Instant};
 
 /// A peer is told our candidates at most this often, unless they changed.
 const TELL: Duration = Duration::from_secs(2);
+/// A relay that does not know a peer is tried last for this long: a peer that restarts attaches sooner.
+const GONE: Duration = Duration::from_secs(5);
 /// A person who asked for a ping waits no longer than this.
 const ASKING: Duration = Duration::from_secs(10);
 
@@ -85,18 +88,25 @@ impl<F: SessionFactory> Engine<F> {
         content: Content,
         now: Instant,
     ) {
-        let has_session = self.is_ready(id, now);
-        let Some(key) = self.probe_key(id) else { return };
-        let nonce = self.nonce();
-        let datagram = {
-            let fitness = self.fitness;
-            probe::seal(&key, self.tag, &nonce, &Probe { txid, has_session, fitness, content })
-        };
-        self.send(to, datagram);
+        if let Some(datagram) = self.sealed(id, txid, content, now) {
+            self.send(to, datagram);
+        }
     }
 
-    pub(super) fn nonce(&mut self) -> [u8; 24] {
-        self.entropy.bytes()
+    /// A probe for a peer, which no other one is like.
+    pub(super) fn sealed(
+        &mut self,
+        id: NodeId,
+        txid: TxId,
+        content: Content,
+        now: Instant,
+    ) -> Option<Vec<u8>> {
+        let has_session = self.is_ready(id, now);
+        let key = self.probe_key(id)?;
+        let nonce = self.entropy.bytes();
+        let stamp = self.peers.get_mut(id)?.guard.stamp(&mut self.entropy);
+        let probe = Probe { txid, stamp, has_session, fitness: self.fitness, content };
+        Some(probe::seal(&key, self.tag, &nonce, &probe))
     }
 
     pub(super) fn ping(&mut self, id: NodeId, to: Destination, now: Instant) {
@@ -115,7 +125,7 @@ impl<F: SessionFactory> Engine<F> {
     }
 
     pub(super) fn tell_candidates_now(&mut self, id: NodeId, now: Instant) {
-        let up = |r: &meshd_proto::RelayId| self.relays.up.contains(r);
+        let up = |r: &RelayId| self.relays.up.contains(r);
         let at = Whereabouts {
             home_relay: self.relays.home.filter(up),
             backup_relay: self.relays.backup.filter(up),
@@ -144,16 +154,68 @@ impl<F: SessionFactory> Engine<F> {
             self.count(DropReason::BadProbe);
             return;
         };
+        let Some(state) = self.peers.get_mut(id) else { return };
+        match state.guard.take(probe.stamp) {
+            Verdict::New => self.act_on_probe(id, from, probe, false, now),
+            Verdict::Replayed => self.count(DropReason::Replayed),
+            Verdict::Stranger => self.handle_stranger(id, from, probe, now),
+        }
+    }
+
+    /// A probe of a run that is not known. It may have been recorded long ago: a ping is answered, but
+    /// nothing is believed before the sender has answered a question of ours.
+    fn handle_stranger(&mut self, id: NodeId, from: Source, probe: Probe, now: Instant) {
+        let Some(state) = self.peers.get_mut(id) else { return };
+        match probe.content {
+            Content::Pong { .. } => {
+                let swept = state.sweep.as_ref().is_some_and(|s| s.txid == probe.txid);
+                let open = swept
+                    || state.paths.is_open(probe.txid)
+                    || state.duty.is_open(probe.txid)
+                    || state.guard.is_open(probe.txid, now);
+                if !open {
+                    self.count(DropReason::BadProbe);
+                    return;
+                }
+                state.guard.adopt(probe.stamp);
+                let held = state.guard.release(now);
+                self.act_on_probe(id, from, probe, false, now);
+                for Held { from, probe, .. } in held {
+                    self.act_on_probe(id, from, probe, true, now);
+                }
+                return;
+            }
+            Content::Ping => self.pong(id, from, probe.txid, now),
+            Content::Candidates(_) | Content::Meet { .. } => {}
+        }
+        let may_answer = match from {
+            Source::Udp(endpoint) => self.rules().allow_learned(endpoint),
+            Source::Relay { .. } => true,
+        };
+        let Some(state) = self.peers.get_mut(id) else { return };
+        state.guard.hold(from, probe, now);
+        if may_answer && state.guard.may_ask(now) {
+            let txid = TxId(self.entropy.bytes());
+            state.guard.asked(txid, from, now);
+            self.send_probe(id, from, txid, Content::Ping, now);
+        }
+    }
+
+    fn pong(&mut self, id: NodeId, from: Source, txid: TxId, now: Instant) {
+        let observed = match from {
+            Source::Udp(endpoint) => Some(endpoint),
+            Source::Relay { .. } => None,
+        };
+        self.send_probe(id, from, txid, Content::Pong { observed }, now);
+    }
+
+    /// Does what a new probe asks for. One that was `held` has got its pong already.
+    fn act_on_probe(&mut self, id: NodeId, from: Source, probe: Probe, held: bool, now: Instant) {
         self.heard_probe(id, from, now);
         self.heard_fitness(id, probe.fitness, now);
         match probe.content {
-            Content::Ping => {
-                let observed = match from {
-                    Source::Udp(endpoint) => Some(endpoint),
-                    Source::Relay { .. } => None,
-                };
-                self.send_probe(id, from, probe.txid, Content::Pong { observed }, now);
-            }
+            Content::Ping if held => {}
+            Content::Ping => self.pong(id, from, probe.txid, now),
             Content::Pong { .. } => self.handle_pong(id, from, probe.txid, now),
             Content::Meet { .. } => self.begin_sweep(id, now),
             Content::Candidates(at) => {
@@ -167,7 +229,9 @@ impl<F: SessionFactory> Engine<F> {
                 };
                 state.paths.set_list(Origin::Exchanged, &list, now);
                 // The peer is trying now: so do we, or the NATs in between never see both of us.
-                state.paths.restart(now);
+                if state.guard.may_restart(now) {
+                    state.paths.restart(now);
+                }
                 self.refresh_relay(id, now);
                 self.tell_candidates(id, now);
                 self.timers.set_earlier(Timer::Path(id), now + SOON);
@@ -185,6 +249,7 @@ impl<F: SessionFactory> Engine<F> {
             Source::Relay { relay, .. } => {
                 if let Some(state) = self.peers.get_mut(id) {
                     state.relay_heard = Some((relay, now));
+                    state.relay_gone = state.relay_gone.filter(|(gone, _)| *gone != relay);
                     state.slot.set_alive(true);
                     state.duty.dead = false;
                 }
@@ -207,6 +272,13 @@ impl<F: SessionFactory> Engine<F> {
     fn handle_pong(&mut self, id: NodeId, from: Source, txid: TxId, now: Instant) {
         let Some(state) = self.peers.get_mut(id) else { return };
         state.duty.answered(txid, now);
+        if let Some(question) = state.guard.answered(txid, now).filter(|q| q.to == from) {
+            // It was asked as a stranger: the answer proves that way like any other.
+            if let Source::Udp(endpoint) = from {
+                state.paths.add(endpoint, Origin::Learned, now);
+            }
+            state.paths.pinged(from, txid, question.at);
+        }
         let swept = state.sweep.as_ref().is_some_and(|s| s.txid == txid);
         if let (true, Source::Udp(endpoint)) = (swept, from) {
             self.swept(id, endpoint, now);
@@ -230,7 +302,8 @@ impl<F: SessionFactory> Engine<F> {
         let Some(state) = self.peers.get_mut(id).filter(|s| s.is_meshd()) else { return };
         let activity = state.activity(self.epoch);
         let Look { ping, ping_relay, reachable, change, exchange, next } = state.paths.look(activity, now);
-        if let Some(reachable) = reachable {
+        // What was heard before its probes went unanswered does not bring a router back.
+        if let Some(reachable) = reachable.filter(|reachable| !(*reachable && state.duty.dead)) {
             state.slot.set_alive(reachable);
         }
         let relay = state.paths.over_relay().filter(|_| ping_relay);
@@ -253,6 +326,24 @@ impl<F: SessionFactory> Engine<F> {
         }
     }
 
+    /// A relay does not know a peer: what was heard through it, or said of it, is out of date.
+    pub(super) fn relay_peer_gone(&mut self, relay: RelayId, peer: &NodeKey, now: Instant) {
+        let Some(id) = self.peers.by_key(peer) else { return };
+        let Some(state) = self.peers.get_mut(id) else { return };
+        state.relay_heard = state.relay_heard.filter(|(heard, _)| *heard != relay);
+        state.relay_gone = Some((relay, now));
+        let before = state.paths.relay();
+        self.refresh_relay(id, now);
+        let Some(state) = self.peers.get(id) else { return };
+        let attempting = state.attempt.is_some();
+        if state.paths.relay() != before && (attempting || self.in_use(id, now)) {
+            self.show_interest(id, now);
+            if attempting && !self.is_ready(id, now) {
+                self.spread(id);
+            }
+        }
+    }
+
     /// Refreshes which relay a peer is reached through.
     pub(super) fn refresh_relay(&mut self, id: NodeId, now: Instant) {
         let Some(state) = self.peers.get(id).filter(|s| s.is_meshd()) else { return };
@@ -263,10 +354,14 @@ impl<F: SessionFactory> Engine<F> {
             .relay_heard
             .filter(|(_, at)| now.saturating_duration_since(*at) < crate::path::RECENT)
             .map(|(relay, _)| relay);
-        let up = |relay: &meshd_proto::RelayId| self.relays.up.contains(relay);
+        let up = |relay: &RelayId| self.relays.up.contains(relay);
         // Without better knowledge: where the mesh's other nodes are.
         let known = [heard, named, second, self.relays.home, self.relays.backup];
+        let gone = state.relay_gone.filter(|(_, at)| now.saturating_duration_since(*at) < GONE);
+        let gone = gone.map(|(relay, _)| relay);
         let ranked = known.into_iter().flatten().chain(self.relays.up.iter().copied()).filter(up);
+        // One that does not know the peer is the last that is tried.
+        let ranked = ranked.clone().filter(|r| Some(*r) != gone).chain(ranked.filter(|r| Some(*r) == gone));
         let usable = ranked.clone().next();
         let doubtful = usable.is_some_and(|r| self.relays.doubtful.contains(&r));
         let spare = ranked.clone().find(|r| Some(*r) != usable && !self.relays.doubtful.contains(r));

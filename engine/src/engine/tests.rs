@@ -2,14 +2,15 @@
 
 use super::Engine;
 use crate::event::{Destination, EngineConfig, Event, Input, Preshared, Source, Transmit};
+use crate::path::probe::Fitness;
 use crate::session::wireguard::WireGuard;
 use crate::session::{MessageKind, receiver_index};
 use meshd_proto::netmap::{
     Entry, FilterRule, NetworkMap, Peer, PeerKind, RuleSource, RuleTarget, SelfNode, TargetAddr,
 };
 use meshd_proto::{
-    ClassId, Endpoint, Hint, Hostname, MeshAddrs, MeshPrefixes, NetworkId, NodeId, NodeSecret, RuleId,
-    UnixSeconds,
+    ClassId, Endpoint, Hint, Hostname, MeshAddrs, MeshPrefixes, NetworkId, NodeId, NodeSecret, RelayId,
+    RuleId, UnixSeconds,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -280,4 +281,129 @@ fn a_plain_wireguard_device_is_answered_where_it_is_and_found_there_again() {
     let asked = sent(&mut node);
     assert_eq!((asked.len(), asked[0].to), (1, from(21)));
     assert_eq!(MessageKind::of(&asked[0].payload), MessageKind::Initiation);
+}
+
+#[test]
+fn a_relay_that_does_not_know_a_peer_any_more_is_left_for_one_where_it_may_be() {
+    let t = now();
+    let mut engine =
+        Engine::new(EngineConfig::new(secret(1), NETWORK), WireGuard::new(&secret(1)), [1; 32], t);
+    let mut map = map(1, 2, PeerKind::Meshd);
+    for n in 1..=3 {
+        map.upsert(Entry::Relay(meshd_proto::netmap::Relay {
+            id: RelayId(n),
+            key: secret(100 + n as u8).public(),
+            name: String::new(),
+            hosts: Vec::new(),
+            udp_port: 3478,
+            alt_udp_port: 0,
+            tls_port: 0,
+        }));
+    }
+    engine.handle_input(Input::Map(Arc::new(map)), t);
+    for n in 1..=3 {
+        engine.handle_input(Input::RelayUp(RelayId(n)), t);
+    }
+    let (id, peer) = (NodeId(2), secret(2).public());
+    // Heard at relay 3, before it was restarted and attached to relay 2.
+    let state = engine.peers.get_mut(id).unwrap();
+    state.relay_heard = Some((RelayId(3), t));
+    state.said.home_relay = Some(RelayId(2));
+    engine.refresh_relay(id, t);
+    let way = |e: &Engine<WireGuard>| e.peers.get(id).unwrap().paths.relay();
+    assert_eq!(way(&engine), Some(RelayId(3)));
+    engine.handle_input(Input::RelayPeerGone { relay: RelayId(3), peer: secret(9).public() }, t);
+    assert_eq!(way(&engine), Some(RelayId(3)), "somebody else");
+    engine.handle_input(Input::Outbound { packet: udp(1, 2, 1) }, t);
+    while engine.poll_transmit().is_some() {}
+    engine.handle_input(Input::RelayPeerGone { relay: RelayId(3), peer }, t);
+    assert_eq!(way(&engine), Some(RelayId(2)));
+    let sent: Vec<_> = std::iter::from_fn(|| engine.poll_transmit()).collect();
+    let there = Destination::Relay { relay: RelayId(2), peer };
+    let again = sent.iter().any(|t| t.to == there && MessageKind::of(&t.payload) == MessageKind::Initiation);
+    assert!(again, "the initiation under way goes there at once: {sent:?}");
+    // What is gone there, too, is asked for somewhere else, and the first one is not avoided for ever.
+    engine.handle_input(Input::RelayPeerGone { relay: RelayId(2), peer }, t);
+    assert_ne!(way(&engine), Some(RelayId(2)));
+    engine.refresh_relay(id, t + Duration::from_secs(6));
+    assert_eq!(way(&engine), Some(RelayId(2)));
+}
+
+/// The probes that node 2 has sent to node 1.
+fn recorded_probes(pair: &Pair) -> Vec<Vec<u8>> {
+    let theirs = pair.wire.iter().filter(|t| t.to == Destination::Udp(endpoint(1)));
+    theirs.filter(|t| crate::path::probe::is_probe(&t.payload)).map(|t| t.payload.clone()).collect()
+}
+
+/// Two nodes that know each other, after node 2 has lost its LAN and found it again.
+fn a_pair_with_a_past() -> Pair {
+    let mut pair = Pair::new([None, None], PeerKind::Meshd);
+    let packet = udp(1, 2, 1);
+    pair.input(0, Input::Outbound { packet: packet.clone() });
+    assert!(pair.run(Duration::from_secs(5), |p| p.got(1, &packet)));
+    for fitness in [Fitness::LanDown, Fitness::Fit] {
+        pair.input(1, Input::Fitness(fitness));
+        let told = |p: &Pair| p.engines[0].status(now()).peers[0].fitness == fitness;
+        assert!(pair.run(Duration::from_secs(3), told), "{fitness:?}");
+    }
+    pair
+}
+
+fn knows(engine: &Engine<WireGuard>, n: u8) -> bool {
+    let state = engine.peers.get(NodeId(2)).unwrap();
+    state.paths.candidates.iter().any(|c| c.endpoint == endpoint(n))
+}
+
+#[test]
+fn a_recorded_probe_moves_nothing_wherever_it_is_replayed_from() {
+    let mut pair = a_pair_with_a_past();
+    let recorded = recorded_probes(&pair);
+    assert!(recorded.len() >= 4, "{}", recorded.len());
+    while pair.engines[0].poll_transmit().is_some() {}
+    for from in [2, 66] {
+        for payload in recorded.clone() {
+            pair.input(0, Input::Datagram { from: Source::Udp(endpoint(from)), payload });
+        }
+        assert_eq!(pair.engines[0].poll_transmit(), None, "no answer");
+    }
+    let status = pair.engines[0].status(now());
+    assert_eq!(status.peers[0].fitness, Fitness::Fit);
+    assert!(!knows(&pair.engines[0], 66));
+    let drops: BTreeMap<_, _> = status.drops.into_iter().collect();
+    assert_eq!(drops["replayed"], 2 * recorded.len() as u64);
+}
+
+#[test]
+fn a_restarted_node_answers_a_recorded_probe_with_no_more_than_it_got_and_believes_none() {
+    let mut pair = a_pair_with_a_past();
+    let recorded = recorded_probes(&pair);
+    let t = now();
+    let mut engine =
+        Engine::new(EngineConfig::new(secret(1), NETWORK), WireGuard::new(&secret(1)), [77; 32], t);
+    engine.handle_input(Input::Map(Arc::new(map(1, 2, PeerKind::Meshd))), t);
+    engine.handle_input(Input::LocalEndpoints(vec![endpoint(1)]), t);
+    while engine.poll_transmit().is_some() {}
+    let (mut asked, mut answered, mut answers) = (0, 0, 0);
+    for (n, payload) in recorded.iter().cycle().take(600).enumerate() {
+        let now = t + Duration::from_millis(n as u64);
+        asked += payload.len();
+        let from = Source::Udp(endpoint(66));
+        engine.handle_input(Input::Datagram { from, payload: payload.clone() }, now);
+        engine.handle_timeout(now);
+        while let Some(t) = engine.poll_transmit() {
+            answered += t.payload.len();
+            answers += 1;
+        }
+    }
+    let one = recorded[0].len();
+    assert!(answers > 0 && answered <= asked + 2 * one, "{answered} bytes for {asked}");
+    assert_eq!(engine.status(now()).peers[0].fitness, Fitness::Fit);
+    assert!(!knows(&engine, 66) && !knows(&engine, 2), "no list of the past is taken");
+    // The true peer is known again after one round trip.
+    pair.engines[0] = engine;
+    let packet = udp(2, 1, 9);
+    pair.input(1, Input::Outbound { packet: packet.clone() });
+    pair.input(1, Input::Fitness(Fitness::LanDown));
+    let told = |p: &Pair| p.engines[0].status(now()).peers[0].fitness == Fitness::LanDown;
+    assert!(pair.run(Duration::from_secs(5), told), "{:?}", pair.engines[0].status(now()));
 }

@@ -73,8 +73,6 @@ impl Meeting {
 #[derive(Clone, Debug)]
 pub(crate) struct Sweep {
     ip: IpAddr,
-    /// One sealed ping for all ports: the same bytes, so the nonce is used once.
-    pub(crate) datagram: Vec<u8>,
     pub(crate) txid: TxId,
     pub(crate) began: Instant,
     at: u32,
@@ -83,13 +81,7 @@ pub(crate) struct Sweep {
 }
 
 impl Sweep {
-    pub(crate) fn new(
-        ip: IpAddr,
-        txid: TxId,
-        datagram: Vec<u8>,
-        entropy: &mut Entropy,
-        now: Instant,
-    ) -> Self {
+    pub(crate) fn new(ip: IpAddr, txid: TxId, entropy: &mut Entropy, now: Instant) -> Self {
         let at = entropy.below(PORTS.into()) as u32;
         // A step without a common factor with 64512 = 2^10·3²·7 visits every port once.
         let step = loop {
@@ -98,7 +90,7 @@ impl Sweep {
                 break step;
             }
         };
-        Self { ip, datagram, txid, began: now, at, step, left: PROBES }
+        Self { ip, txid, began: now, at, step, left: PROBES }
     }
 
     /// The next ports to probe; empty: done.
@@ -153,7 +145,7 @@ mod tests {
         for seed in 0..20 {
             let mut entropy = Entropy::new([seed; 32]);
             let ip = IpAddr::from([203, 0, 113, 9]);
-            let mut sweep = Sweep::new(ip, TxId([1; 12]), vec![1], &mut entropy, start());
+            let mut sweep = Sweep::new(ip, TxId([1; 12]), &mut entropy, start());
             let mut ports = BTreeSet::new();
             loop {
                 let batch = sweep.batch();

@@ -64,16 +64,28 @@ pub(crate) struct Candidate {
     pub(crate) answered: Option<Instant>,
     /// Our last pings that were not answered, newest first.
     pings: Vec<(TxId, Instant)>,
+    /// When the first of all pings since the last answer was sent; those in `pings` are only the newest.
+    missing: Option<Instant>,
 }
 
 impl Candidate {
     pub(crate) const fn new(endpoint: Endpoint, origin: Origin, now: Instant) -> Self {
         let standing = Standing::Trying { attempts: 0, next: now };
-        Self { endpoint, origin, standing, rtt: None, rough: false, answered: None, pings: Vec::new() }
+        Self {
+            endpoint,
+            origin,
+            standing,
+            rtt: None,
+            rough: false,
+            answered: None,
+            pings: Vec::new(),
+            missing: None,
+        }
     }
 
     pub(crate) const fn restart(&mut self, at: Instant) {
         self.standing = Standing::Trying { attempts: 0, next: at };
+        self.missing = None;
     }
 
     /// Moves the next try to now, if one is waited for for long.
@@ -127,6 +139,7 @@ impl Candidate {
     pub(crate) fn pinged(&mut self, txid: TxId, now: Instant) {
         self.pings.truncate(7);
         self.pings.insert(0, (txid, now));
+        self.missing.get_or_insert(now);
         self.standing = match self.standing {
             Standing::Trying { attempts, .. } => {
                 let wait = TRIES.get(attempts).copied().unwrap_or(Duration::from_secs(3));
@@ -141,6 +154,7 @@ impl Candidate {
         let at = self.pings.iter().find(|(id, _)| *id == txid)?.1;
         let rtt = now.saturating_duration_since(at);
         self.pings.retain(|(_, sent)| *sent > at);
+        self.missing = self.pings.last().map(|(_, sent)| *sent);
         self.rtt = Some(match self.rtt {
             Some(old) if !self.rough => (old * 3 + rtt) / 4,
             Some(_) | None => rtt,
@@ -156,7 +170,18 @@ impl Candidate {
         self.rough |= self.rtt.is_none();
         self.rtt.get_or_insert(rtt);
         self.answered = Some(now);
+        self.missing = None;
         self.standing = Standing::Proved { next: now };
+    }
+
+    /// Whether a ping with `txid` has not been answered.
+    pub(crate) fn is_open(&self, txid: TxId) -> bool {
+        self.pings.iter().any(|(id, _)| *id == txid)
+    }
+
+    /// Since when pings are not answered.
+    pub(crate) const fn missing(&self) -> Option<Instant> {
+        self.missing
     }
 
     /// When the newest ping without an answer was sent.

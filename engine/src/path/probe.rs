@@ -13,7 +13,8 @@
 //! The key belongs to the pair of nodes and the mesh ([`ProbeKey::derive`]); both directions use it. A
 //! datagram that is thrown back at its sender carries the sender's own tag and finds no peer there.
 //!
-//! Content, little-endian: kind (1), flags (1), transaction id (12), then by kind
+//! Content, little-endian: kind (1), flags (1), transaction id (12), the sender's run (8) and the number of this
+//! probe in it (8), by which a recorded one is known ([`replay`](super::replay)), then by kind
 //!
 //! - ping (1): zeros up to the length of a pong, so that an answer is never longer than its question;
 //! - pong (2): the endpoint the ping came from, as the receiver saw it (19, family 0: over a relay);
@@ -27,6 +28,7 @@
 //! An endpoint is family (1: 0 none, 4, 6), port (2), address (16, IPv4 in the first four). Bytes behind
 //! the content are ignored: they are padding.
 
+use super::replay::{Run, Stamp};
 use crate::nat::Mapping;
 use chacha20poly1305::aead::AeadInPlace;
 use chacha20poly1305::{KeyInit, XChaCha20Poly1305};
@@ -45,7 +47,7 @@ pub const MAX_PROBE: usize = 1500;
 const HEADER: usize = 12;
 const NONCE: usize = 24;
 const TAG: usize = 16;
-const COMMON: usize = 14;
+const COMMON: usize = 30;
 const ENDPOINT: usize = 19;
 const PONG: usize = COMMON + ENDPOINT;
 const FLAG_SESSION: u8 = 1;
@@ -94,6 +96,8 @@ impl std::fmt::Debug for ProbeKey {
 pub struct Probe {
     /// Ties a pong to its ping.
     pub txid: TxId,
+    /// What makes it another one than all before.
+    pub stamp: Stamp,
     /// The sender has a session with the receiver. A receiver that has none begins a handshake: this
     /// is how a restarted node hears of the sessions it lost.
     pub has_session: bool,
@@ -241,6 +245,8 @@ fn encode(probe: &Probe) -> Vec<u8> {
     let session = if probe.has_session { FLAG_SESSION } else { 0 };
     let mut out = vec![kind, session | probe.fitness.flags()];
     out.extend_from_slice(&probe.txid.0);
+    out.extend_from_slice(&probe.stamp.run.0);
+    out.extend_from_slice(&probe.stamp.number.to_le_bytes());
     match &probe.content {
         Content::Ping => out.resize(PONG, 0),
         Content::Pong { observed } => put_endpoint(&mut out, *observed),
@@ -290,8 +296,11 @@ fn put_endpoint(out: &mut Vec<u8>, endpoint: Option<Endpoint>) {
 /// [`ProbeError::Content`] for an unknown kind or a content that is too short.
 pub fn decode(content: &[u8]) -> Result<Probe, ProbeError> {
     let (common, rest) = content.split_first_chunk::<COMMON>().ok_or(ProbeError::Content)?;
-    let mut txid = [0; 12];
-    txid.copy_from_slice(&common[2..]);
+    let (mut txid, mut run, mut number) = ([0; 12], [0; 8], [0; 8]);
+    txid.copy_from_slice(&common[2..14]);
+    run.copy_from_slice(&common[14..22]);
+    number.copy_from_slice(&common[22..]);
+    let stamp = Stamp { run: Run(run), number: u64::from_le_bytes(number) };
     let content = match common[0] {
         1 => Content::Ping,
         2 => Content::Pong { observed: take_endpoint(rest).ok_or(ProbeError::Content)?.0 },
@@ -300,7 +309,7 @@ pub fn decode(content: &[u8]) -> Result<Probe, ProbeError> {
         _ => return Err(ProbeError::Content),
     };
     let (has_session, fitness) = (common[1] & FLAG_SESSION != 0, Fitness::of_flags(common[1]));
-    Ok(Probe { txid: TxId(txid), has_session, fitness, content })
+    Ok(Probe { txid: TxId(txid), stamp, has_session, fitness, content })
 }
 
 fn take_candidates(bytes: &[u8]) -> Option<Content> {

@@ -201,3 +201,73 @@ fn what_a_peer_names_is_not_used_where_it_could_do_harm() {
     }
     assert!(rules.allow_listed(e("192.168.2.7:41820")) && rules.allow_listed(e("203.0.113.7:1")));
 }
+
+#[test]
+fn after_a_link_change_only_what_is_heard_since_then_makes_a_path_good_again() {
+    let (mut p, t) = (paths(), start());
+    p.set_relay(Some(RelayId(1)), None);
+    prove(&mut p, 1, ms(20), t);
+    // The last datum was received.
+    let heard = Activity {
+        sent: Some(t + ms(50)),
+        received: Some(t + ms(60)),
+        received_direct: Some(t + ms(60)),
+        heard: Some(t + ms(60)),
+    };
+    let change = t + ms(100);
+    assert_eq!(p.link_changed(change), Some(PathReason::Doubtful));
+    let mut now = change;
+    while now < change + ms(2500) {
+        now += ms(100);
+        let look = p.look(heard, now);
+        assert_eq!(look.change, None, "{:?} after the change", now - change);
+        look.ping.iter().for_each(|e| p.pinged(Destination::Udp(*e), TxId([9; 12]), now));
+        assert!(p.choice().also.is_some(), "data goes both ways");
+    }
+    // Heard again, but deaf: the peer does not answer.
+    let since = |at| Activity { received_direct: Some(at), heard: Some(at), ..heard };
+    assert_eq!(p.look(since(now), now + ms(1)).change, None);
+    // The next change, and something is heard at once.
+    p.link_changed(now);
+    assert_eq!(p.look(since(now + ms(30)), now + ms(31)).change, Some(PathReason::Recovered));
+}
+
+/// Traffic both ways on a selected path whose pings are answered as `answered` says; returns the changes.
+fn two_way_traffic(answered: impl Fn(u32) -> bool, time: Duration) -> Vec<(Duration, PathReason)> {
+    let (mut p, t) = (paths(), start());
+    p.set_relay(Some(RelayId(1)), None);
+    prove(&mut p, 1, ms(20), t);
+    let (mut now, mut pings, mut changes) = (t + ms(20), 0_u32, Vec::new());
+    while now < t + time {
+        now += ms(100);
+        let both = Some(now);
+        let activity = Activity { sent: both, received: both, received_direct: both, heard: both };
+        let look = p.look(activity, now);
+        changes.extend(look.change.map(|why| (now - t, why)));
+        for e in look.ping {
+            pings += 1;
+            let mut txid = TxId([0; 12]);
+            txid.0[..4].copy_from_slice(&pings.to_le_bytes());
+            p.pinged(Destination::Udp(e), txid, now);
+            if answered(pings) {
+                p.ponged(Destination::Udp(e), txid, now + ms(20));
+            }
+        }
+    }
+    assert!(pings < 12 * time.as_secs() as u32, "{pings} pings");
+    changes
+}
+
+#[test]
+fn a_path_that_carries_one_way_only_is_doubtful_within_about_a_second_though_the_peer_is_heard() {
+    let changes = two_way_traffic(|_| false, Duration::from_secs(5));
+    let kinds: Vec<_> = changes.iter().map(|(_, why)| *why).collect();
+    assert_eq!(kinds[..2], [PathReason::Doubtful, PathReason::Dead], "{changes:?}");
+    assert!(changes[0].0 <= ms(1300), "{changes:?}");
+    assert!(changes[1].0 >= DEAD_AFTER && changes[1].0 <= DEAD_AFTER + ms(1000), "{changes:?}");
+}
+
+#[test]
+fn two_lost_pings_of_three_are_no_reason_to_doubt_a_path_that_is_heard() {
+    assert_eq!(two_way_traffic(|n| n % 3 == 0, Duration::from_secs(30)), []);
+}

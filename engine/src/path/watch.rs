@@ -2,12 +2,12 @@
 
 use super::candidate::Candidate;
 use super::{
-    Activity, BUSY, DEAD_AFTER, DOUBT_AFTER, Health, LOOK_BUSY, LOOK_RECENT, PING_BUSY, PING_LOST,
-    PING_RECENT, Paths, RECENT, Way,
+    Activity, BUSY, DEAD_AFTER, DEAF_AFTER, DEAF_PINGS, DOUBT_AFTER, Health, LOOK_BUSY, LOOK_RECENT,
+    PING_BUSY, PING_LOST, PING_RECENT, PROOF_AGE, Paths, RECENT, TRAFFIC, Way,
 };
 use crate::event::PathReason;
 use meshd_proto::Endpoint;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What is to be done after a look.
 #[derive(Debug, Default)]
@@ -107,10 +107,24 @@ impl Paths {
         let (rtt, asked, answered) =
             (candidate.rtt.unwrap_or_default(), candidate.asked(), candidate.answered);
         let heard = activity.received_direct.max(answered);
-        let unanswered = activity.sent > heard || asked.is_some_and(|at| Some(at) > heard);
+        let doubtful = health == Health::Doubtful;
+        // Nothing was heard since the doubt began: what came before it proves nothing.
+        let unproved = doubtful && self.waiting.is_some_and(|since| heard <= Some(since));
+        let deaf = self.deaf_since(candidate, health, now);
+        let recently = |at: Option<Instant>| at.is_some_and(|at| now.saturating_duration_since(at) < TRAFFIC);
+        let stale = answered.is_none_or(|at| now.saturating_duration_since(at) >= PROOF_AGE);
+        if matches!(health, Health::Good | Health::Doubtful)
+            && stale
+            && recently(activity.sent)
+            && asked.is_none_or(|at| now.saturating_duration_since(at) >= deaf_after(rtt) / DEAF_PINGS)
+        {
+            ping.push(endpoint);
+        }
+        let unanswered =
+            activity.sent > heard || asked.is_some_and(|at| Some(at) > heard) || unproved || deaf.is_some();
         if !unanswered {
             self.waiting = None;
-            if health == Health::Doubtful && heard.is_some() {
+            if doubtful && heard.is_some() {
                 self.way = Way::Direct { endpoint, health: Health::Good };
                 return Some(self.because(PathReason::Recovered));
             }
@@ -122,10 +136,12 @@ impl Paths {
         }
         let since = unanswered_since(self.waiting, heard, now);
         self.waiting = Some(since);
+        let since = deaf.map_or(since, |deaf| deaf.min(since));
         let waited = now.saturating_duration_since(since);
         let doubt = DOUBT_AFTER.max(rtt * 3);
         // Ask before doubting: traffic in one direction has no answers of its own.
-        if asked.is_none_or(|at| now.saturating_duration_since(at) >= doubt * 2 / 3) && waited >= LOOK_BUSY {
+        let due = asked.is_none_or(|at| now.saturating_duration_since(at) >= doubt * 2 / 3);
+        if due && waited >= LOOK_BUSY && !ping.contains(&endpoint) {
             ping.push(endpoint);
         }
         if waited >= DEAD_AFTER.max(rtt * 6) {
@@ -137,6 +153,16 @@ impl Paths {
             return Some(self.because(PathReason::Doubtful));
         }
         None
+    }
+
+    /// Since when our own pings are not answered, if that is too long: the peer may be heard all the same,
+    /// but does not hear us.
+    fn deaf_since(&self, candidate: &Candidate, health: Health, now: Instant) -> Option<Instant> {
+        let after = deaf_after(candidate.rtt.unwrap_or_default());
+        candidate
+            .missing()
+            .filter(|_| matches!(health, Health::Good | Health::Doubtful))
+            .filter(|since| now.saturating_duration_since(*since) >= after)
     }
 
     /// The selected direct path is dead: another one, else the relay, else hope.
@@ -154,6 +180,10 @@ impl Paths {
         };
         (self.way != before).then(|| self.because(PathReason::Dead))
     }
+}
+
+fn deaf_after(rtt: Duration) -> Duration {
+    DEAF_AFTER.max(rtt * 3)
 }
 
 /// Since when an answer is missing: since it was first missed, or since the last one if that came later

@@ -7,15 +7,17 @@ use meshd_engine::Source;
 use meshd_engine::data::{Coalescer, Datagram, OpenSink, open_run};
 use meshd_engine::packet::Packet;
 use meshd_proto::relay::{DatagramKind, Frame};
-use meshd_proto::{Endpoint, NodeId};
+use meshd_proto::{Endpoint, NodeId, RelayId};
 use std::net::UdpSocket;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// How often a relay that sends data is reported alive.
-const RELAY_NOTE: Duration = Duration::from_millis(500);
+/// How often a relay that sends data is reported alive: well below the silence after which its client asks.
+const RELAY_NOTE: Duration = Duration::from_millis(200);
+/// How often a batch is looked through for that.
+const RELAY_LOOK: Duration = Duration::from_millis(50);
 /// Batches taken from one socket before the other one gets its turn.
 const TURN: usize = 16;
 /// Bytes of opened packets: more than an inbox holds.
@@ -45,7 +47,7 @@ impl Inbound {
             packets: Coalescer::new(self.device.accepts(), MESSAGES),
             up: self.up.clone(),
         };
-        let mut heard = None;
+        let mut heard = Heard::default();
         while let Some(readable) = wait_readable(first.as_fd(), second.map(AsFd::as_fd), stop) {
             for socket in [Some(first), second].into_iter().zip(readable).filter_map(|(s, r)| s.filter(|_| r))
             {
@@ -59,13 +61,7 @@ impl Inbound {
     }
 
     /// One batch of a socket; whether there may be more.
-    fn take(
-        &self,
-        socket: &UdpSocket,
-        inbox: &mut Inbox,
-        opened: &mut Opened,
-        heard: &mut Option<Instant>,
-    ) -> bool {
+    fn take(&self, socket: &UdpSocket, inbox: &mut Inbox, opened: &mut Opened, heard: &mut Heard) -> bool {
         let count = match inbox.receive(socket) {
             Ok(0) => return false,
             Ok(count) => count,
@@ -114,17 +110,38 @@ impl Inbound {
 }
 
 impl Inbound {
-    /// Tells the mesh task that a relay is alive, from time to time: the relay's client must not take
-    /// it for dead while data flows.
-    fn note_relays(&self, relays: &RelayPeers, inbox: &Inbox, heard: &mut Option<Instant>, now: Instant) {
-        if relays.relays.is_empty() || heard.is_some_and(|at| now < at + RELAY_NOTE) {
+    /// Tells the mesh task which relays are alive, from time to time: a relay's client must not take
+    /// it for silent while data flows.
+    fn note_relays(&self, relays: &RelayPeers, inbox: &Inbox, heard: &mut Heard, now: Instant) {
+        if relays.relays.is_empty() || heard.looked.is_some_and(|at| now < at + RELAY_LOOK) {
             return;
         }
-        let mut senders = inbox.messages().map(|(message, _)| Endpoint::canonical(message.from));
-        if let Some(relay) = senders.find_map(|from| relays.relay_at(from)) {
-            *heard = Some(now);
-            self.up.send(HandUp::RelayHeard(relay));
+        heard.looked = Some(now);
+        let senders = inbox.messages().map(|(message, _)| Endpoint::canonical(message.from));
+        for relay in senders.filter_map(|from| relays.relay_at(from)) {
+            if heard.is_news(relay, now) {
+                self.up.send(HandUp::RelayHeard(relay));
+            }
         }
+    }
+}
+
+/// Which relays were reported alive lately.
+#[derive(Default)]
+struct Heard {
+    looked: Option<Instant>,
+    reported: Vec<(RelayId, Instant)>,
+}
+
+impl Heard {
+    /// Whether that relay is to be reported; if so, it counts as reported.
+    fn is_news(&mut self, relay: RelayId, now: Instant) -> bool {
+        self.reported.retain(|(_, at)| now < *at + RELAY_NOTE);
+        let news = self.reported.iter().all(|(known, _)| *known != relay);
+        if news {
+            self.reported.push((relay, now));
+        }
+        news
     }
 }
 
@@ -165,5 +182,19 @@ impl OpenSink for Opened {
 
     fn seen(&mut self, peer: NodeId, from: Source) {
         self.up.send(HandUp::Seen { peer, from });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_relay_in_use_is_reported_alive_every_200_ms() {
+        let (mut heard, t) = (Heard::default(), clock::now());
+        let (one, other) = (RelayId(1), RelayId(2));
+        assert!(heard.is_news(one, t) && heard.is_news(other, t), "not only the first that is found");
+        assert!(!heard.is_news(one, t + RELAY_LOOK) && !heard.is_news(other, t + RELAY_LOOK));
+        assert!(heard.is_news(one, t + RELAY_NOTE) && heard.is_news(other, t + RELAY_NOTE));
     }
 }

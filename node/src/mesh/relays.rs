@@ -29,6 +29,8 @@ pub(super) enum RelayState {
     Doubtful,
     /// No longer.
     Clear,
+    /// That peer is not attached there.
+    PeerGone(RelayAddr),
 }
 
 impl RelayLinks {
@@ -172,7 +174,7 @@ impl RelayLinks {
                     }
                     RelayEvent::Doubtful => self.changes.push_back((*id, RelayState::Doubtful)),
                     RelayEvent::Clear => self.changes.push_back((*id, RelayState::Clear)),
-                    RelayEvent::PeerGone(peer) => tracing::trace!(relay = %id, ?peer, "not at this relay"),
+                    RelayEvent::PeerGone(peer) => self.changes.push_back((*id, RelayState::PeerGone(peer))),
                 }
             }
         }

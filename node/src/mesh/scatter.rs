@@ -20,6 +20,9 @@ use tokio::task::{AbortHandle, JoinSet};
 
 /// An adopted socket that hears nothing for this long is closed.
 const SILENCE: Duration = Duration::from_secs(180);
+/// Most sockets that are no path (yet), for all peers: two rounds' worth. An unprivileged `meshd run` has
+/// 1024 descriptors in all.
+const MAX_SPARE: usize = 512;
 /// Datagrams that wait for the mesh task.
 const QUEUE: usize = 512;
 /// Nothing of ours is longer.
@@ -38,6 +41,8 @@ pub(super) struct Arrived {
 #[derive(Debug)]
 struct Spare {
     socket: Arc<UdpSocket>,
+    /// Whom it was opened towards.
+    to: Endpoint,
     adopted: Option<Endpoint>,
     is_adopted: Arc<AtomicBool>,
     until: Instant,
@@ -68,10 +73,13 @@ impl Scatter {
         }
     }
 
-    /// Opens `count` sockets and sends `payload` to `to` from each. The host may give fewer.
+    /// Opens `count` sockets and sends `payload` to `to` from each, in place of those of the round before.
+    /// The host may give fewer, and more than [`MAX_SPARE`] are not taken.
     pub(super) fn scatter(&mut self, to: Endpoint, payload: &[u8], count: usize, now: Instant) {
+        self.retain(|_, s| s.adopted.is_some() || s.to != to);
         let (mut opened, mut refused) = (0, None);
-        for _ in 0..count {
+        let room = MAX_SPARE.saturating_sub(self.spares.values().filter(|s| s.adopted.is_none()).count());
+        for _ in 0..count.min(room) {
             match self.open(to, payload, now) {
                 Ok(()) => opened += 1,
                 Err(error) => {
@@ -91,20 +99,20 @@ impl Scatter {
         let task = self.tasks.spawn(receive);
         // A full buffer: one try less.
         let _ = socket.try_send_to(payload, to.0);
-        let spare = Spare { socket, adopted: None, is_adopted, until: now + SCATTER_LIFE, task };
+        let spare = Spare { socket, to, adopted: None, is_adopted, until: now + SCATTER_LIFE, task };
         self.spares.insert(self.last, spare);
         Ok(())
     }
 
-    /// From now on datagrams for `endpoint` leave by this socket; all that were not adopted are closed.
+    /// From now on datagrams for `endpoint` leave by this socket; the others that were opened towards it are
+    /// closed. Those of other peers' rounds stay.
     pub(super) fn adopt(&mut self, socket: u64, endpoint: Endpoint, wire: &Wire, now: Instant) {
         if let Some(spare) = self.spares.get_mut(&socket) {
             tracing::debug!(%endpoint, "a spare socket became a path");
             spare.adopted = Some(endpoint);
             spare.is_adopted.store(true, Ordering::Relaxed);
             spare.until = now + SILENCE;
-            let keep = |id: &u64, s: &Spare| *id == socket || s.adopted.is_some_and(|e| e != endpoint);
-            self.retain(keep);
+            self.retain(|id, s| *id == socket || s.adopted.unwrap_or(s.to) != endpoint);
             self.publish(wire);
         }
     }
@@ -169,5 +177,36 @@ async fn receive(
             // An ICMP error of what was sent: silence tells as much.
             Err(_) => tokio::time::sleep_until((clock::now() + Duration::from_millis(20)).into()).await,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::udp::{UdpOffloads, UdpSockets};
+
+    fn wire() -> Wire {
+        Wire::new(UdpSockets::bind(0, 1, UdpOffloads { gso: false, gro: false }).unwrap())
+    }
+
+    #[tokio::test]
+    async fn one_peer_s_success_closes_its_own_sockets_and_nobody_else_s_and_all_of_them_are_bounded() {
+        let (mut scatter, wire, now) = (Scatter::new(), wire(), clock::now());
+        let to = |n: u16| Endpoint(([127, 0, 0, 1], 40_000 + n).into());
+        let open = |s: &Scatter, n: u16| s.spares.values().filter(|spare| spare.to == to(n)).count();
+        scatter.scatter(to(1), b"x", 20, now);
+        scatter.scatter(to(2), b"x", 20, now);
+        assert_eq!((open(&scatter, 1), open(&scatter, 2)), (20, 20));
+        scatter.scatter(to(1), b"x", 20, now);
+        assert_eq!((open(&scatter, 1), open(&scatter, 2)), (20, 20), "in place of the round before");
+        let first = scatter.spares.iter().find(|(_, s)| s.to == to(1)).map(|(id, _)| *id).unwrap();
+        scatter.adopt(first, to(1), &wire, now);
+        assert_eq!((open(&scatter, 1), open(&scatter, 2)), (1, 20));
+        for n in 3..=30 {
+            scatter.scatter(to(n), b"x", 64, now);
+        }
+        assert_eq!(scatter.spares.len(), MAX_SPARE + 1);
+        scatter.handle_timeout(&wire, now + SCATTER_LIFE);
+        assert_eq!(scatter.spares.len(), 1, "the path stays");
     }
 }

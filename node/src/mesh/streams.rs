@@ -88,6 +88,7 @@ pub(super) struct RelayStreams {
     frames_tx: mpsc::Sender<(Endpoint, Vec<u8>)>,
     frames: mpsc::Receiver<(Endpoint, Vec<u8>)>,
     changes: VecDeque<(RelayId, bool)>,
+    gone: VecDeque<(RelayId, RelayAddr)>,
 }
 
 impl RelayStreams {
@@ -105,6 +106,7 @@ impl RelayStreams {
             frames_tx,
             frames,
             changes: VecDeque::new(),
+            gone: VecDeque::new(),
         }
     }
 
@@ -252,6 +254,11 @@ impl RelayStreams {
         self.changes.pop_front()
     }
 
+    /// The next peer that a relay says is not attached there.
+    pub(super) fn poll_gone(&mut self) -> Option<(RelayId, RelayAddr)> {
+        self.gone.pop_front()
+    }
+
     /// Where each relay is that is attached by a stream.
     pub(super) fn attached(&self) -> impl Iterator<Item = (RelayId, Endpoint)> + '_ {
         self.links.iter().filter_map(|(id, link)| match &link.state {
@@ -362,7 +369,8 @@ impl RelayStreams {
                         tracing::debug!(relay = %id, %why, "a relay is not usable by its stream");
                         broken.push(*id);
                     }
-                    RelayEvent::Doubtful | RelayEvent::Clear | RelayEvent::PeerGone(_) => {}
+                    RelayEvent::PeerGone(peer) => self.gone.push_back((*id, peer)),
+                    RelayEvent::Doubtful | RelayEvent::Clear => {}
                 }
             }
         }

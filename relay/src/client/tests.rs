@@ -168,3 +168,36 @@ fn a_relay_that_never_answers_is_reported_within_two_seconds_and_tried_on_withou
     net.run(ATTEMPT_MAX * 2);
     assert!(matches!(net.take_events()[..], [(0, RelayEvent::Up { .. })]));
 }
+
+#[test]
+fn a_relay_that_delivers_is_not_doubtful_though_pongs_are_lost() {
+    let mut net = attached(1);
+    net.run(Duration::from_secs(3));
+    net.relay_alive = false;
+    let now = net.now;
+    net.clients[0].1.note_sent(now);
+    for _ in 0..20 {
+        net.run(Duration::from_millis(200));
+        let now = net.now;
+        net.clients[0].1.note_received(now);
+        net.clients[0].1.note_sent(now);
+    }
+    assert_eq!(net.take_events(), []);
+    net.run(DOUBTFUL_AFTER + TRAFFIC_PING);
+    assert_eq!(net.take_events(), [(0, RelayEvent::Doubtful)], "then it fell silent");
+    net.run(DEAD_AFTER);
+    assert_eq!(net.take_events()[0], (0, RelayEvent::Down { why: DownReason::Silent }));
+}
+
+#[test]
+fn under_traffic_one_lost_ping_does_not_make_a_relay_doubtful() {
+    let mut net = attached(1);
+    net.run(Duration::from_secs(3));
+    let now = net.now;
+    net.clients[0].1.note_sent(now);
+    net.relay_alive = false;
+    net.run(Duration::from_millis(100));
+    net.relay_alive = true;
+    net.run(Duration::from_secs(2));
+    assert_eq!(net.take_events(), []);
+}

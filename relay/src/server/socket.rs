@@ -1,7 +1,7 @@
 //! One UDP socket of the relay: batched receive, answers from the address that was asked.
 
 use meshd_proto::Endpoint;
-use quinn_udp::{RecvMeta, Transmit, UdpSocketState};
+use quinn_udp::{EcnCodepoint, RecvMeta, Transmit, UdpSocketState};
 use rustix::net::sockopt::{Ipv4PathMtuDiscovery, set_ip_mtu_discover};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::future::poll_fn;
@@ -40,6 +40,8 @@ pub(super) struct Received<'a> {
     pub(super) local_ip: Option<IpAddr>,
     pub(super) bytes: &'a mut [u8],
     pub(super) stride: usize,
+    /// The mark of the outer header; the same for the whole slot.
+    pub(super) ecn: Option<EcnCodepoint>,
 }
 
 impl Buffers {
@@ -53,7 +55,7 @@ impl Buffers {
         let bytes = self.bytes.get_mut(start..start + meta.len)?;
         // A stride of 0 comes with an empty datagram.
         let stride = meta.stride.max(1);
-        Some(Received { from: meta.addr, local_ip: meta.dst_ip, bytes, stride })
+        Some(Received { from: meta.addr, local_ip: meta.dst_ip, bytes, stride, ecn: meta.ecn })
     }
 }
 
@@ -97,21 +99,18 @@ impl RelaySocket {
         self.state.max_gso_segments().min(MAX_SEND / stride).max(1)
     }
 
-    /// Sends `run`, datagrams of `stride` bytes (the last may be shorter), from `local_ip`.
+    /// Sends `run`, datagrams of `stride` bytes (the last may be shorter), from `local_ip`. What is forwarded
+    /// keeps its congestion mark (RFC 6040): a relay is one hop more on the way.
     pub(super) fn send(
         &self,
         to: Endpoint,
         local_ip: Option<IpAddr>,
         run: &[u8],
         stride: usize,
+        ecn: Option<EcnCodepoint>,
     ) -> io::Result<()> {
-        let transmit = Transmit {
-            destination: to.0,
-            ecn: None,
-            contents: run,
-            segment_size: Some(stride),
-            src_ip: local_ip,
-        };
+        let transmit =
+            Transmit { destination: to.0, ecn, contents: run, segment_size: Some(stride), src_ip: local_ip };
         let sent = self.attempt(&transmit);
         // Segmentation offload failed on the way: the state has switched it off; send one by one.
         if sent.as_ref().is_err_and(|e| e.kind() != io::ErrorKind::WouldBlock) && run.len() > stride {

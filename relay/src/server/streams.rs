@@ -64,7 +64,7 @@ pub(super) fn handle(server: &mut RelayServer, ports: &mut Ports, input: StreamI
             let (wall, now) = (clock::wall(), clock::now());
             if let Some(to) = server.handle_datagram(HERE, from, &mut frame, wall, now) {
                 let len = frame.len();
-                super::send_run(server, ports, to, &frame, len);
+                super::send_run(server, ports, to, &frame, len, None);
             }
             super::send_answers(server, ports);
         }

@@ -3,6 +3,7 @@
 
 use meshd_engine::nat::Mapping;
 use meshd_engine::path::probe::{Content, Fitness, Probe, TxId, Whereabouts, seal};
+use meshd_engine::path::replay::{Run, Stamp};
 use meshd_fuzz::probe_parties;
 use meshd_proto::channel::Initiator;
 use meshd_proto::control::{
@@ -501,11 +502,13 @@ fn probe() -> Seeds {
     ];
     let mut seeds = Vec::new();
     for (name, content) in contents {
-        let probe = Probe { txid: TxId([4; 12]), has_session: name == "ping", fitness: Fitness::Fit, content };
+        let stamp = Stamp { run: Run([5; 8]), number: 6 };
+        let (has_session, fitness) = (name == "ping", Fitness::Fit);
+        let probe = Probe { txid: TxId([4; 12]), stamp, has_session, fitness, content };
         let sealed = seal(key, *sender, &[9; 24], &probe);
         seeds.push((format!("sealed-{name}"), [&[0][..], &sealed].concat()));
     }
-    let common = |kind: u8| [&[1, kind, 1][..], &[4; 12]].concat();
+    let common = |kind: u8| [&[1, kind, 1][..], &[4; 12], &[5; 8], &[6, 0, 0, 0, 0, 0, 0, 0]].concat();
     let v4 = [&[4, 0x5c, 0xa3, 192, 0, 2, 1][..], &[0; 12]].concat();
     let v6 = [&[6, 0x5c, 0xa3, 0x20, 1, 0xd, 0xb8][..], &[1; 12]].concat();
     seeds.push(("content-ping".to_owned(), [common(1), vec![0; 19]].concat()));

@@ -33,8 +33,8 @@ pub(crate) struct SimNode {
     /// Packets that its host sent: what comes back for them is a reply.
     pub(crate) sent: Vec<Inner>,
     pub(crate) wake: Option<Instant>,
-    /// Spare sockets: number → port, and when they are closed.
-    pub(crate) spares: BTreeMap<u64, (u16, Instant)>,
+    /// Spare sockets: number → port, when they are closed, and towards whom they were opened.
+    pub(crate) spares: BTreeMap<u64, (u16, Instant, Endpoint)>,
     /// The spare sockets that are paths, by the peer's endpoint.
     pub(crate) adopted: BTreeMap<Endpoint, u64>,
 }
@@ -42,7 +42,7 @@ pub(crate) struct SimNode {
 impl SimNode {
     /// The port that datagrams for `to` leave by.
     pub(crate) fn port_for(&self, to: Endpoint) -> u16 {
-        self.adopted.get(&to).and_then(|n| self.spares.get(n)).map_or(PORT, |(port, _)| *port)
+        self.adopted.get(&to).and_then(|n| self.spares.get(n)).map_or(PORT, |(port, ..)| *port)
     }
 }
 

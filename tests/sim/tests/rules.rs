@@ -283,3 +283,21 @@ fn routers_of_a_shared_prefix_are_not_probed_while_nobody_uses_it() {
     world.run(SECOND * 600);
     assert_eq!(world.datagrams(), before);
 }
+
+#[test]
+fn a_standby_that_dies_while_nothing_goes_to_it_gets_no_new_flow() {
+    let (mut world, first, second, laptop) = two_routers();
+    // The flow is with the second router, since the first one wanted nothing new for a while.
+    stream(&mut world, laptop, 5000, SECOND, [first, second]);
+    world.input(first, meshd_engine::Input::Fitness(Fitness::Draining));
+    world.run(SECOND);
+    stream(&mut world, laptop, 5001, SECOND * 3, [first, second]);
+    world.input(first, meshd_engine::Input::Fitness(Fitness::Fit));
+    let kept = stream(&mut world, laptop, 5001, SECOND * 6, [first, second]);
+    assert!(kept.iter().all(|got| got[1] && !got[0]), "{kept:?}");
+    world.set_running(first, false);
+    let kept = stream(&mut world, laptop, 5001, SECOND * 4, [first, second]);
+    assert!(kept.iter().all(|got| got[1]), "{kept:?}");
+    let new = stream(&mut world, laptop, 5002, SECOND * 3, [first, second]);
+    assert!(new.iter().all(|got| got[1]), "a dead router got a new flow: {new:?}");
+}

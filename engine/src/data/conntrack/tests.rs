@@ -222,3 +222,19 @@ fn the_table_is_bounded_and_the_oldest_makes_room() {
     let back = udp([10, newest[1], newest[2], newest[3]], A, (53, 5000));
     assert_eq!(judge(&t, &back, PEER, at(1, 300), no), Inbound::Pass);
 }
+
+#[test]
+fn a_redirect_and_neighbour_discovery_never_come_in_whatever_the_policy_allows() {
+    let (table, when) = (table(), Judgement { generation: 1, stamp: 1 });
+    let kinds = |protocol: u8, kinds: std::ops::RangeInclusive<u8>| {
+        kinds
+            .filter(|kind| {
+                let upper = Upper::Icmp { kind: *kind };
+                let packet = Packet { protocol, upper, ..echo([100, 71, 0, 2], [100, 71, 0, 1], true) };
+                table.inbound(&packet, NodeId(2), when, yes).outcome == Inbound::Denied
+            })
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(kinds(ICMP, 0..=255), [5]);
+    assert_eq!(kinds(ICMPV6, 0..=255), [133, 134, 135, 136, 137]);
+}

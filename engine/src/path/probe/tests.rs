@@ -3,6 +3,7 @@ use meshd_proto::NodeSecret;
 use proptest::prelude::*;
 
 const NETWORK: NetworkId = NetworkId::from_bytes([1; 16]);
+const STAMP: Stamp = Stamp { run: Run([8; 8]), number: 0x0102_0304 };
 
 fn pair() -> (NodeSecret, NodeSecret, ProbeKey) {
     let (a, b) = (NodeSecret::from_bytes([1; 32]), NodeSecret::from_bytes([2; 32]));
@@ -16,7 +17,7 @@ fn endpoint(text: &str) -> Endpoint {
 }
 
 fn probe(content: Content) -> Probe {
-    Probe { txid: TxId([7; 12]), has_session: true, fitness: Fitness::Fit, content }
+    Probe { txid: TxId([7; 12]), stamp: STAMP, has_session: true, fitness: Fitness::Fit, content }
 }
 
 fn contents() -> [Content; 6] {
@@ -88,6 +89,8 @@ fn the_wire_form_stays_what_it_is() {
     });
     let mut golden = vec![3, 1];
     golden.extend_from_slice(&[7; 12]);
+    golden.extend_from_slice(&[8; 8]);
+    golden.extend_from_slice(&[4, 3, 2, 1, 0, 0, 0, 0]);
     golden.extend_from_slice(&[1, 3, 0, 0, 0, 1, 4, 2, 1, 192, 0, 2, 1]);
     golden.extend_from_slice(&[0; 12]);
     // What an older node sends: without a backup relay and all that follows it.
@@ -123,7 +126,7 @@ fn a_list_is_cut_where_it_is_sent_and_where_it_is_read() {
     let bytes =
         encode(&probe(Content::Candidates(Whereabouts { endpoints: many, ..Whereabouts::default() })));
     let mut claims_more = bytes.clone();
-    claims_more[19] = 255;
+    claims_more[35] = 255;
     for bytes in [bytes, claims_more] {
         let Content::Candidates(at) = decode(&bytes).unwrap().content else { panic!("kind") };
         assert_eq!(at.endpoints.len(), MAX_CANDIDATES);

@@ -24,6 +24,9 @@ impl World {
                     let from = Source::Relay { relay, peer: me };
                     let wait = self.config.latency + self.config.relay_latency + jitter;
                     self.later(wait, Happening::Datagram { to, from, payload });
+                } else if works && !lost && receiver.is_some_and(|r| !self.attached.contains(&(relay, r))) {
+                    let wait = self.config.latency + jitter;
+                    self.input_later(id, Input::RelayPeerGone { relay, peer }, wait);
                 }
             }
             Destination::Udp(endpoint) => {
@@ -61,7 +64,7 @@ impl World {
             self.later(wait, Happening::Datagram { to, from: Source::Udp(arrival.source), payload });
             return;
         }
-        let spare = self.nodes[&to].spares.iter().find(|(_, (port, _))| *port == arriving);
+        let spare = self.nodes[&to].spares.iter().find(|(_, (port, ..))| *port == arriving);
         if let Some(socket) = spare.map(|(number, _)| *number) {
             self.later(wait, Happening::Scattered { to, socket, from: arrival.source, payload });
         }
@@ -70,11 +73,15 @@ impl World {
     /// Many sockets, one datagram from each.
     fn scatter(&mut self, id: NodeId, to: Endpoint, payload: &[u8], sockets: usize) {
         let until = self.now + meshd_engine::path::birthday::SCATTER_LIFE;
+        if let Some(node) = self.nodes.get_mut(&id) {
+            let kept: Vec<u64> = node.adopted.values().copied().collect();
+            node.spares.retain(|number, spare| kept.contains(number) || spare.2 != to);
+        }
         for _ in 0..sockets {
             self.next_spare += 1;
             let (number, port) = (self.next_spare, 50_000 + (self.next_spare % 15_000) as u16);
             if let Some(node) = self.nodes.get_mut(&id) {
-                node.spares.insert(number, (port, until));
+                node.spares.insert(number, (port, until, to));
             }
             if !self.nodes[&id].udp_blocked {
                 self.send_udp(id, port, to, payload.to_vec(), false);
@@ -109,7 +116,7 @@ impl World {
                 if let Some(node) = self.nodes.get_mut(&id) {
                     node.adopted.insert(*endpoint, *socket);
                     let kept: Vec<u64> = node.adopted.values().copied().collect();
-                    node.spares.retain(|number, _| kept.contains(number));
+                    node.spares.retain(|number, spare| kept.contains(number) || spare.2 != *endpoint);
                 }
             }
             Event::PathChanged { .. }
