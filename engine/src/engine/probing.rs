@@ -192,12 +192,21 @@ impl<F: SessionFactory> Engine<F> {
             Source::Udp(endpoint) => self.rules().allow_learned(endpoint),
             Source::Relay { .. } => true,
         };
+        if let Some(state) = self.peers.get_mut(id).filter(|_| may_answer) {
+            state.guard.hold(from, probe, now);
+            self.ask_stranger(id, now);
+        }
+    }
+
+    /// Asks a stranger back, now or when it is time.
+    fn ask_stranger(&mut self, id: NodeId, now: Instant) {
         let Some(state) = self.peers.get_mut(id) else { return };
-        state.guard.hold(from, probe, now);
-        if may_answer && state.guard.may_ask(now) {
+        if let Some(to) = state.guard.ask(now) {
             let txid = TxId(self.entropy.bytes());
-            state.guard.asked(txid, from, now);
-            self.send_probe(id, from, txid, Content::Ping, now);
+            state.guard.asked(txid, to, now);
+            self.send_probe(id, to, txid, Content::Ping, now);
+        } else if let Some(at) = state.guard.next_question(now) {
+            self.timers.set_earlier(Timer::Path(id), at);
         }
     }
 
@@ -299,6 +308,7 @@ impl<F: SessionFactory> Engine<F> {
 
     /// The look at a peer's paths that is due.
     pub(super) fn look_at_paths(&mut self, id: NodeId, now: Instant) {
+        self.ask_stranger(id, now);
         let Some(state) = self.peers.get_mut(id).filter(|s| s.is_meshd()) else { return };
         let activity = state.activity(self.epoch);
         let Look { ping, ping_relay, reachable, change, exchange, next } = state.paths.look(activity, now);
@@ -320,7 +330,9 @@ impl<F: SessionFactory> Engine<F> {
             self.tell_candidates(id, now);
         }
         // Pings just sent have moved their own times: look again for the next one.
-        let next = self.peers.get(id).and_then(|s| s.paths.next_look(activity, now)).or(next);
+        let Some(state) = self.peers.get(id) else { return };
+        let next = state.paths.next_look(activity, now).or(next);
+        let next = next.into_iter().chain(state.guard.next_question(now)).min();
         if let Some(next) = next {
             self.timers.set(Timer::Path(id), next.max(now + SOON));
         }

@@ -103,6 +103,14 @@ pub(crate) struct Held {
     pub(crate) from: Source,
     pub(crate) probe: Probe,
     at: Instant,
+    /// Its sender was asked back: a recorded probe causes one question at most.
+    asked: bool,
+}
+
+impl Held {
+    fn waits(&self, now: Instant) -> bool {
+        !self.asked && now.saturating_duration_since(self.at) < PATIENCE
+    }
 }
 
 /// What is known of the newness of one peer's probes, and of ours to it.
@@ -152,13 +160,20 @@ impl Guard {
         self.known = Some((stamp.run, Box::new(window)));
     }
 
-    /// Whether a stranger is to be asked back now.
-    pub(crate) fn may_ask(&mut self, now: Instant) -> bool {
-        let may = self.asked.is_none_or(|at| now.saturating_duration_since(at) >= ASK);
-        if may {
-            self.asked = Some(now);
-        }
-        may
+    /// When a stranger is to be asked back, if one waits for that.
+    pub(crate) fn next_question(&self, now: Instant) -> Option<Instant> {
+        let waits = self.held.iter().flatten().any(|held| held.waits(now));
+        waits.then(|| self.asked.map_or(now, |at| at + ASK))
+    }
+
+    /// Where the stranger is that is to be asked back now.
+    pub(crate) fn ask(&mut self, now: Instant) -> Option<Source> {
+        self.next_question(now).filter(|at| *at <= now)?;
+        let newest = self.held.iter().flatten().filter(|held| held.waits(now)).max_by_key(|held| held.at)?;
+        let to = newest.from;
+        self.held.iter_mut().flatten().for_each(|held| held.asked = true);
+        self.asked = Some(now);
+        Some(to)
     }
 
     /// A stranger was asked back.
@@ -186,7 +201,7 @@ impl Guard {
             held.probe.stamp.run == probe.stamp.run && held.probe.stamp.number >= probe.stamp.number
         };
         if self.held[place].as_deref().is_none_or(|held| !older(held)) {
-            self.held[place] = Some(Box::new(Held { from, probe, at: now }));
+            self.held[place] = Some(Box::new(Held { from, probe, at: now, asked: false }));
         }
     }
 
@@ -298,8 +313,19 @@ mod tests {
     #[test]
     fn a_stranger_is_asked_seldom_and_an_answer_counts_once_and_in_time() {
         let (mut guard, t) = (Guard::default(), start());
-        let asked = (0..1000).filter(|n| guard.may_ask(t + Duration::from_millis(*n))).count();
-        assert_eq!(asked, 4);
+        let ms = |n: u64| t + Duration::from_millis(n);
+        let said =
+            |guard: &mut Guard, number, at| guard.hold(relay(), probe(stamp(1, number), Content::Ping), at);
+        let asked = (0..1000_u64).filter(|n| {
+            said(&mut guard, *n + 1, ms(*n));
+            guard.ask(ms(*n)).is_some()
+        });
+        assert_eq!(asked.count(), 4);
+        assert_eq!(guard.next_question(ms(1000)), Some(ms(1200)), "what was said meanwhile waits");
+        assert!(guard.ask(ms(1200)).is_some());
+        assert_eq!(guard.next_question(ms(1500)), None, "one question for one probe");
+        said(&mut guard, 2000, ms(1500));
+        assert_eq!(guard.next_question(ms(1500) + PATIENCE), None, "out of date");
         for n in 0..100 {
             guard.asked(TxId([n; 12]), relay(), t);
         }
