@@ -11,6 +11,7 @@
 
 mod apply;
 mod publish;
+pub mod roles;
 
 pub use apply::Write;
 pub use publish::{HISTORY, Published, Step};

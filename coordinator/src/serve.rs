@@ -51,10 +51,14 @@ pub async fn run(options: ServeOptions) -> Result<()> {
     let listener = listen::bind(&options, service.last_port().await?)?;
     let port = listener.local_addr().context("the listening socket has no address")?.port();
     let told = if options.public.is_empty() { service.public().await? } else { options.public.clone() };
-    let mut outside = outside::find(&told, port)?;
-    let servers = outside::stun_servers(&options.stun_server)?;
+    let mesh = service.model().mesh.clone();
+    let mut outside = outside::find(&told, port, &mesh.prefixes)?;
+    let mut servers = outside::stun_servers(&options.stun_server)?;
+    if outside::uses_exit(&mesh.prefixes) {
+        servers.clear();
+    }
     if !listener.local_addr().is_ok_and(|at| at.ip().is_loopback()) {
-        outside = outside.seen_from_outside(&servers, port).await;
+        outside = outside.seen_from_outside(&servers, &mesh.addresses, port).await;
     }
     let relay = relay::start(&options, &service, &outside, port)?;
     let relays = relay.as_ref().map(|r| r.record.clone());

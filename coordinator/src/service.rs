@@ -36,8 +36,9 @@ mod settings;
 mod throttle;
 mod tokens;
 
+pub use crate::model::roles::{Permission, Role, Scopes, UnknownRole, UnknownScope};
 pub use accounts::{Invited, MIN_PASSWORD, NewAccount, SetUp};
-pub use actor::{Actor, Permission, Role, Scopes, UnknownRole, UnknownScope};
+pub use actor::Actor;
 pub use devices::Device;
 pub use enroll::{Asking, JoinRequest, Outcome};
 pub use error::{RegisterError, ServiceError};

@@ -160,7 +160,10 @@ fn a_backup_taken_while_it_runs_is_private_and_restores() {
         "not while it runs"
     );
     served.stop();
-    assert!(restore().status.success());
+    let restored = restore();
+    assert!(restored.status.success());
+    let said = String::from_utf8(restored.stdout).unwrap();
+    assert!(said.contains("revoked") && said.contains("TLS key"), "{said}");
     let served = Coordinator::start(dir.path(), &[]);
     let after = served.json(&["status"]);
     assert_eq!(served.json(&["dns", "list"]).as_array().unwrap().len(), 1);

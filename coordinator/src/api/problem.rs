@@ -73,6 +73,7 @@ impl From<ServiceError> for Problem {
             ServiceError::NotFound { .. } => Self::new(StatusCode::NOT_FOUND, detail).hint(hint),
             ServiceError::Conflict(_) => Self::new(StatusCode::CONFLICT, detail).hint(hint),
             ServiceError::Invalid(_) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail).hint(hint),
+            ServiceError::TooOften { .. } => Self::new(StatusCode::TOO_MANY_REQUESTS, detail).hint(hint),
             ServiceError::Policy(errors) => {
                 let mut problem = Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail)
                     .hint("correct the text and try again; the policy in force has not changed");

@@ -47,6 +47,12 @@ pub(super) async fn backup(args: &BackupArgs, client: &Client) -> Result<Output,
     Ok(Output::new(&serde_json::json!({ "path": args.file }), text))
 }
 
+/// What a restore takes back without anybody having asked for it.
+const FORGOTTEN: &str = "what was changed after the backup is forgotten: nodes and tokens that were revoked or removed since \
+                         then count again, and so do older passwords and policies. Look through `nodes list`, `token list` \
+                         and `users list`. Older audit files and the TLS key are not in a backup: those of the state \
+                         directory stay as they are";
+
 pub(super) async fn restore(args: &RestoreArgs) -> Result<Output, Failure> {
     let dir = StateDir::open(&args.state_dir)?;
     let restored = store_backup::restore(&dir, &args.file, clock::unix_now()).await?;
@@ -55,6 +61,9 @@ pub(super) async fn restore(args: &RestoreArgs) -> Result<Output, Failure> {
         text.push_str(&format!("\nthe database before it is kept as {}", previous.display()));
     }
     text.push_str("\nstart the coordinator; nodes take the restored state when they connect");
-    let json = serde_json::json!({ "epoch": restored.epoch, "previous": restored.previous });
+    text.push_str(&format!("\n\nwarning: {FORGOTTEN}"));
+    let json = serde_json::json!({
+        "epoch": restored.epoch, "previous": restored.previous, "warnings": [FORGOTTEN],
+    });
     Ok(Output::new(&json, text))
 }

@@ -52,6 +52,7 @@ pub(super) fn of(error: &RegisterError) -> Refusal {
         RegisterError::ClonedMachine(_) => (RefusalCode::ClonedMachine, "give the copy keys of its own"),
         RegisterError::Revoked(_) => (RefusalCode::Removed, "ask the admin of the mesh"),
         RegisterError::KeyExpired(_) => (RefusalCode::KeyExpired, new_token),
+        RegisterError::TokenUnfit { .. } => (RefusalCode::KeyExpired, "ask the admin of the mesh"),
         RegisterError::BadRoute { .. } | RegisterError::TooManyRoutes(_) => {
             (RefusalCode::BadRequest, "change --advertise-routes")
         }

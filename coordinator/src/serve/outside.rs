@@ -3,8 +3,8 @@
 use super::ask;
 use anyhow::{Context, Result, bail};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use meshd_proto::DnsName;
 use meshd_proto::addr::is_public_unicast;
+use meshd_proto::{DnsName, MeshPrefixes};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 /// Free for all, of two companies.
@@ -51,9 +51,10 @@ impl Outside {
 
     /// Asks STUN servers where this host has private addresses only. The own address stays in the list:
     /// machines beside it reach it there, also where the router does not loop back.
-    pub(super) async fn seen_from_outside(self, servers: &[String], port: u16) -> Outside {
+    /// While nobody answers, what was found before (`known`) stays: a coordinator may start before its network.
+    pub(super) async fn seen_from_outside(self, servers: &[String], known: &[String], port: u16) -> Outside {
         let Reach::Private(own) = self.reach else { return self };
-        match ask::outside_address(servers).await {
+        match ask::outside_address(servers).await.or_else(|| public_v4(known)) {
             Some(outside) => self.mapped(own, outside, port),
             None => self,
         }
@@ -67,14 +68,28 @@ impl Outside {
     }
 }
 
-/// The addresses an admin named, or those this host has itself.
-pub(super) fn find(public: &[String], port: u16) -> Result<Outside> {
+/// The first public IPv4 address of `host:port` texts.
+fn public_v4(addresses: &[String]) -> Option<IpAddr> {
+    let sockets = addresses.iter().filter_map(|text| text.parse::<SocketAddr>().ok());
+    sockets.map(|s| s.ip()).find(|ip| ip.is_ipv4() && is_public_unicast(*ip))
+}
+
+/// Where packets to the internet leave, IPv4 and IPv6.
+fn outbound() -> [Option<IpAddr>; 2] {
+    [own_address("1.1.1.1:53"), own_address("[2606:4700:4700::1111]:53")]
+}
+
+/// Whether this host goes out through an exit of its own mesh: who is asked would see that one.
+pub(super) fn uses_exit(mesh: &MeshPrefixes) -> bool {
+    outbound().into_iter().flatten().any(|ip| mesh.contains(ip))
+}
+
+/// The addresses an admin named, or those this host has itself. Never one of the mesh: nobody gets there who
+/// has not reached the coordinator otherwise.
+pub(super) fn find(public: &[String], port: u16, mesh: &MeshPrefixes) -> Result<Outside> {
     if public.is_empty() {
-        let found: Vec<IpAddr> = [own_address("1.1.1.1:53"), own_address("[2606:4700:4700::1111]:53")]
-            .into_iter()
-            .flatten()
-            .collect();
-        return Ok(from_own(&found, port));
+        let beside = || own_address(&format!("{}:53", default_gateway()?));
+        return Ok(from_own(&usable(outbound(), beside, mesh), port));
     }
     let told = public.iter().map(|text| parse_public(text, port)).collect::<Result<Vec<_>>>()?;
     let (hosts, addresses) = told.into_iter().unzip();
@@ -110,6 +125,40 @@ fn own_address(target: &str) -> Option<IpAddr> {
     socket.connect(target).ok()?;
     let ip = socket.local_addr().ok()?.ip();
     (!ip.is_loopback() && !ip.is_unspecified()).then_some(ip)
+}
+
+/// Addresses outside the mesh; in the place of an IPv4 address inside it the one towards the router (`beside`),
+/// which an exit does not take away.
+fn usable(
+    found: [Option<IpAddr>; 2],
+    beside: impl FnOnce() -> Option<IpAddr>,
+    mesh: &MeshPrefixes,
+) -> Vec<IpAddr> {
+    let outside = |ip: &IpAddr| !mesh.contains(*ip);
+    let v4 = match found[0] {
+        Some(ip) if !outside(&ip) => beside().filter(outside),
+        v4 => v4,
+    };
+    [v4, found[1].filter(outside)].into_iter().flatten().collect()
+}
+
+/// The router of the main table's default route, IPv4.
+fn default_gateway() -> Option<Ipv4Addr> {
+    gateway_of(&std::fs::read_to_string("/proc/net/route").ok()?)
+}
+
+/// The gateway of the default route with the lowest metric in the text of `/proc/net/route`.
+fn gateway_of(table: &str) -> Option<Ipv4Addr> {
+    let word = |text: &str| u32::from_str_radix(text, 16).ok().map(u32::to_ne_bytes);
+    let routes = table.lines().skip(1).filter_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let (target, gateway, mask) = (fields.get(1)?, fields.get(2)?, fields.get(7)?);
+        let metric: u32 = fields.get(6)?.parse().ok()?;
+        let gateway = Ipv4Addr::from(word(gateway)?);
+        let default = word(target)? == [0; 4] && word(mask)? == [0; 4] && !gateway.is_unspecified();
+        default.then_some((metric, gateway))
+    });
+    routes.min().map(|(_, gateway)| gateway)
 }
 
 /// STUN servers as an admin names them, `none` for none; else the usual ones.
@@ -221,6 +270,38 @@ mod tests {
             ["stun.example.net:3478", "192.0.2.1:5"]
         );
         assert!(named(&["a b"]).is_err());
+    }
+
+    #[test]
+    fn an_address_of_the_mesh_is_never_taken_for_the_outside_one() {
+        let mesh =
+            MeshPrefixes { v4: "100.71.0.0/16".parse().unwrap(), v6: "fd7a:1:2::/48".parse().unwrap() };
+        let ip = |text: &str| Some(text.parse::<IpAddr>().unwrap());
+        let through_an_exit = [ip("100.71.0.7"), ip("fd7a:1:2::7")];
+        assert_eq!(usable(through_an_exit, || ip("192.168.0.5"), &mesh), [ip("192.168.0.5").unwrap()]);
+        assert!(usable(through_an_exit, || ip("100.71.0.7"), &mesh).is_empty());
+        assert_eq!(usable([ip("9.9.9.9"), None], || panic!("not asked"), &mesh), [ip("9.9.9.9").unwrap()]);
+    }
+
+    #[tokio::test]
+    async fn what_was_found_before_stays_when_nobody_answers() {
+        let known = ["vpn.example.com:443".to_owned(), "10.0.0.5:443".to_owned(), "9.9.9.9:443".to_owned()];
+        let own = "10.0.0.5".parse().unwrap();
+        let outside = from_own(&[own], 443).seen_from_outside(&[], &known, 443).await;
+        assert_eq!(outside.addresses, ["9.9.9.9:443", "10.0.0.5:443"]);
+    }
+
+    #[test]
+    fn the_router_of_the_main_table_is_found() {
+        let head = "Iface Destination Gateway Flags RefCnt Use Metric Mask MTU Window IRTT\n";
+        let lan = "eth0 0001A8C0 00000000 0001 0 0 100 00FFFFFF 0 0 0\n";
+        let far = "wlan0 00000000 0101A8C0 0003 0 0 600 00000000 0 0 0\n";
+        let near = "eth0 00000000 0100A8C0 0003 0 0 100 00000000 0 0 0\n";
+        if cfg!(target_endian = "little") {
+            let found = gateway_of(&format!("{head}{lan}{far}{near}")).unwrap();
+            assert_eq!(found.to_string(), "192.168.0.1");
+        }
+        assert_eq!(gateway_of(&format!("{head}{lan}")), None);
     }
 
     #[test]

@@ -53,6 +53,7 @@ impl Service {
                 router.name
             )));
         }
+        self.pace_device(actor, now)?;
         let id = turn.next_node();
         let addrs = allocate::addresses(&turn.model, id).ok_or_else(|| {
             ServiceError::Conflict(format!("no mesh address is left in {}", turn.model.mesh.prefixes.v4))
@@ -108,10 +109,19 @@ impl Service {
             name: name.to_string(),
             hint: " joined through this node".to_owned(),
         })?;
+        self.pace_device(actor, now)?;
         let audit = vec![draft(actor, "device.remove", name, "")];
         let writes = vec![Write::DeleteNode(device)];
         turn.commit(Batch { at: now, writes, audit, ..Batch::default() }).await?;
         Ok(())
+    }
+
+    /// A node's own changes are counted; an admin's are not.
+    fn pace_device(&self, actor: &Actor, now: UnixSeconds) -> Result<(), ServiceError> {
+        match actor {
+            Actor::Node(me) => self.pace.take(*me, now).map_err(|wait| ServiceError::TooOften { wait }),
+            _ => Ok(()),
+        }
     }
 }
 

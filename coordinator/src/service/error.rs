@@ -31,6 +31,12 @@ pub enum ServiceError {
     /// The request itself is wrong.
     #[error("{0}")]
     Invalid(String),
+    /// A node changes the mesh again and again.
+    #[error("this node made too many changes: the next one is taken in {wait} s")]
+    TooOften {
+        /// Seconds until the next change is taken.
+        wait: u64,
+    },
     /// A policy text that does not pass.
     #[error("the policy was not accepted: {}", .0.first().map_or("", String::as_str))]
     Policy(Vec<String>),
@@ -81,6 +87,17 @@ pub enum RegisterError {
     /// The node key ended and no token came with the request.
     #[error("the key of `{0}` has expired: join again with a token")]
     KeyExpired(String),
+    /// The token would make another node of it than the one that an admin let in.
+    #[error(
+        "the key of `{name}` has expired and this token is for other machines: renew it with one made by \
+         `meshd-coordinator token create {options}`, or run `meshd-coordinator nodes remove {name}` and join anew"
+    )]
+    TokenUnfit {
+        /// The node.
+        name: String,
+        /// What makes the fitting token.
+        options: String,
+    },
     /// What it advertises cannot be.
     #[error("cannot advertise {prefix}: {reason}")]
     BadRoute {

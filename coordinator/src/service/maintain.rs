@@ -1,7 +1,7 @@
 //! What happens without anybody asking: forgotten ephemeral nodes, commits whose caller went away.
 
-use super::{Actor, Service, draft};
-use crate::model::{Model, Write};
+use super::{Actor, Service, draft, nodes};
+use crate::model::Model;
 use crate::store::compact::Bounds;
 use crate::store::{Batch, StoreError};
 use meshd_proto::{NodeId, UnixSeconds};
@@ -22,7 +22,8 @@ impl Service {
         }
     }
 
-    /// Removes ephemeral nodes that stayed away too long. Returns how many.
+    /// Removes ephemeral nodes that stayed away too long, with the devices joined through them. Returns how
+    /// many nodes.
     ///
     /// # Errors
     /// When the database fails; nothing was removed then.
@@ -37,10 +38,13 @@ impl Service {
             if let Some(node) = turn.model.nodes.get(id) {
                 batch.audit.push(draft(&Actor::System, "node.forget", &node.name, "ephemeral, stayed away"));
             }
-            batch.writes.push(Write::DeleteNode(*id));
+            batch.writes.extend(nodes::removal(&turn.model, *id));
         }
         turn.commit(batch).await?;
-        gone.iter().for_each(|id| self.presence.forget(*id));
+        for id in &gone {
+            self.presence.forget(*id);
+            self.pace.forget(*id);
+        }
         Ok(gone.len())
     }
 

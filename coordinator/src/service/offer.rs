@@ -28,8 +28,7 @@ impl Service {
             return Ok(());
         }
         self.pace.take(node, now).map_err(|wait| RegisterError::TooOften { wait })?;
-        let list: Vec<String> = routes.iter().map(ToString::to_string).collect();
-        let detail = format!("{}{}", list.join(", "), if exit { " and exit node" } else { "" });
+        let detail = news(record, &next).unwrap_or_default();
         let audit = vec![draft(&Actor::Node(node), "node.offer", &next.name, detail)];
         let writes = vec![Write::PutNode(next)];
         turn.commit(Batch { at: now, writes, audit, ..Batch::default() }).await?;
@@ -69,6 +68,38 @@ pub(super) fn apply(
         node.name = allocate::name(model, wish, Some(node.id));
     }
     policy::auto_approve(&model.policy, node);
+}
+
+/// What a node says of itself after a change, for the audit log; `None` when nothing of that changed.
+pub(super) fn news(before: &NodeRecord, after: &NodeRecord) -> Option<String> {
+    let mut news = Vec::new();
+    let offered = |n: &NodeRecord| (n.advertised.clone(), n.exit_advertised);
+    if offered(before) != offered(after) {
+        let exit = after.exit_advertised.then(|| "exit node".to_owned());
+        let all: Vec<String> = after.advertised.iter().map(ToString::to_string).chain(exit).collect();
+        news.push(if all.is_empty() {
+            "offers nothing".to_owned()
+        } else {
+            format!("offers {}", all.join(", "))
+        });
+    }
+    if (&before.approved, before.exit_approved) != (&after.approved, after.exit_approved) {
+        let approved: Vec<String> =
+            after.approved.difference(&before.approved).map(ToString::to_string).collect();
+        let exit = (after.exit_approved && !before.exit_approved).then(|| "exit node".to_owned());
+        let approved: Vec<String> = approved.into_iter().chain(exit).collect();
+        news.push(format!("the policy approves {}", approved.join(", ")));
+    }
+    if before.name != after.name {
+        news.push(format!("was {}", before.name));
+    }
+    if (&before.os, &before.client_version) != (&after.os, &after.client_version) {
+        news.push(format!("runs meshd {} on {}", after.client_version, after.os));
+    }
+    if before.machine_id_hash != after.machine_id_hash {
+        news.push("told its machine-id".to_owned());
+    }
+    Some(news.join("; ")).filter(|text| !text.is_empty())
 }
 
 /// Whether `name` is `wish` itself or what it got because the wish was taken: `pi-2` stays when `pi`

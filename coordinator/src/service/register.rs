@@ -259,7 +259,14 @@ fn plan_return(
             return Err(RegisterError::KeyExpired(name()));
         }
         let token = usable(request, token, now)?;
+        // The token decides what it would decide at a first join: any other one would give a machine that an
+        // admin shut out its owner, tags and approved routes back.
+        if (&token.owner, &token.tags) != (&node.owner, &node.tags) {
+            return Err(RegisterError::TokenUnfit { name: name(), options: token_options(node) });
+        }
         next.key_expires = None;
+        next.admitted = token.pre_approved;
+        next.ephemeral |= token.ephemeral;
         batch.tokens.push(TokenWrite::Consume { id: token.id });
         batch.audit.push(draft(
             &Actor::Node(node.id),
@@ -282,17 +289,28 @@ fn plan_return(
     );
     next.machine_id_hash = request.machine_id_hash.or(node.machine_id_hash);
     (next.os, next.client_version) = (cut(&request.os), cut(&request.client_version));
+    if let Some(news) = offer::news(node, &next) {
+        batch.audit.push(draft(&Actor::Node(node.id), "node.offer", &next.name, news));
+    }
     let registration = Registration {
         node: node.id,
         name: next.name.clone(),
         addrs: node.addrs,
-        admitted: node.admitted,
+        admitted: next.admitted,
         rejoined: true,
     };
     if next != *node {
         batch.writes.push(Write::PutNode(next));
     }
     Ok(Planned { batch, registration })
+}
+
+/// The options of `token create` that make a token for machines like `node`.
+fn token_options(node: &NodeRecord) -> String {
+    match node.owner.policy_name() {
+        Some(user) => format!("--user {user}"),
+        None => format!("--tag {}", node.tags.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")),
+    }
 }
 
 /// The class of `key`; a new one is added to `writes`.

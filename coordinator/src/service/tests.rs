@@ -361,6 +361,36 @@ async fn a_revoked_node_stays_out_even_with_a_token_and_an_expired_one_needs_one
 }
 
 #[tokio::test]
+async fn an_ended_key_is_renewed_only_by_a_token_that_would_make_the_same_node() {
+    let (_dir, service) = fresh().await;
+    let tagged = token(&service, |t| t.tags = ["tag:router".parse().unwrap()].into()).await;
+    let guest = token(&service, |t| t.user = Some("guest".into())).await;
+    let one = service.register(&machine(1, Some(&tagged)), NOW).await.unwrap().node;
+    service.expire_node(&ROOT, "machine-1", NOW).await.unwrap();
+    let refused = service.register(&machine(1, Some(&guest)), NOW).await.unwrap_err();
+    assert!(matches!(&refused, RegisterError::TokenUnfit { name, .. } if name == "machine-1"), "{refused}");
+    assert!(refused.to_string().contains("token create --tag tag:router"), "{refused}");
+    assert!(!service.model().nodes[&one].is_live(NOW));
+    assert!(service.tokens(&ROOT).await.unwrap().iter().all(|t| t.used <= 1), "a refusal takes no use");
+
+    let waiting = token(&service, |t| {
+        t.tags = ["tag:router".parse().unwrap()].into();
+        t.pre_approved = false;
+    })
+    .await;
+    let back = service.register(&machine(1, Some(&waiting)), NOW).await.unwrap();
+    assert!(!back.admitted && back.node == one, "the token says who is let in at once");
+    assert!(!service.model().nodes[&one].is_live(NOW));
+
+    let two = service.register(&machine(2, Some(&guest)), NOW).await.unwrap().node;
+    service.expire_node(&ROOT, "machine-2", NOW).await.unwrap();
+    let refused = service.register(&machine(2, Some(&tagged)), NOW).await.unwrap_err();
+    assert!(refused.to_string().contains("token create --user guest"), "{refused}");
+    assert!(service.register(&machine(2, Some(&guest)), NOW).await.is_ok());
+    assert!(service.model().nodes[&two].is_live(NOW));
+}
+
+#[tokio::test]
 async fn a_node_that_is_not_pre_approved_waits_for_an_admin() {
     let (_dir, service) = fresh().await;
     let secret = token(&service, |t| t.pre_approved = false).await;
@@ -377,12 +407,14 @@ async fn an_ephemeral_node_is_forgotten_when_it_stays_away() {
     let secret = token(&service, |t| t.ephemeral = true).await;
     let at = |s: u64| UnixSeconds(NOW.0 + s);
     let id = service.register(&machine(1, Some(&secret)), NOW).await.unwrap().node;
+    let key = NodeKey::from_bytes([50; 32]);
+    service.create_device(&Actor::Node(id), id, &"phone".parse().unwrap(), key, NOW).await.unwrap();
     service.session_opened(id, None, NOW);
     assert_eq!(service.sweep(at(10 * EPHEMERAL_GRACE)).await.unwrap(), 0, "it is here");
     service.session_closed(id, at(1000));
     assert_eq!(service.sweep(at(1000 + EPHEMERAL_GRACE - 1)).await.unwrap(), 0);
     assert_eq!(service.sweep(at(1000 + EPHEMERAL_GRACE)).await.unwrap(), 1);
-    assert!(service.model().nodes.is_empty());
+    assert!(service.model().nodes.is_empty(), "its devices go with it");
 }
 
 #[tokio::test]
@@ -654,6 +686,58 @@ async fn a_node_that_changes_its_offer_again_and_again_is_slowed_down() {
     service.advertise(node, &last, false, None, NOW).await.expect("no change, nothing counted");
     let later = UnixSeconds(NOW.0 + pace::INTERVAL);
     service.advertise(node, &offer(250), false, None, later).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_node_that_makes_and_removes_devices_again_and_again_is_slowed_down() {
+    let (_dir, service) = fresh().await;
+    let secret = token(&service, |_| {}).await;
+    let node = service.register(&machine(1, Some(&secret)), NOW).await.unwrap().node;
+    let (me, phone): (_, Hostname) = (Actor::Node(node), "phone".parse().unwrap());
+    let key = NodeKey::from_bytes([50; 32]);
+    let mut taken = 0;
+    loop {
+        let result = match taken % 2 {
+            0 => service.create_device(&me, node, &phone, key, NOW).await.map(|_| ()),
+            _ => service.remove_device(&me, node, &phone, NOW).await,
+        };
+        match result {
+            Ok(()) => taken += 1,
+            Err(ServiceError::TooOften { wait }) => break assert!(wait > 0),
+            Err(e) => panic!("{e}"),
+        }
+        assert!(taken <= pace::BURST, "nothing slows it down");
+    }
+    assert_eq!(taken, pace::BURST);
+    service.create_device(&ROOT, node, &phone, key, NOW).await.expect("an admin is not counted");
+}
+
+#[tokio::test]
+async fn what_a_returning_machine_says_of_itself_is_in_the_audit_log() {
+    let (_dir, service) = fresh().await;
+    let secret = token(&service, |_| {}).await;
+    service.register(&machine(1, Some(&secret)), NOW).await.unwrap();
+    let newest = async |service: &Service| {
+        let entry = service.audit(&ROOT, None, 1).await.unwrap().remove(0);
+        (entry.action, entry.subject, entry.detail)
+    };
+    let said = |detail: &str| ("node.offer".to_owned(), "attic".to_owned(), detail.to_owned());
+    let moved = RegisterRequest {
+        hostname: "attic".into(),
+        advertised: [lan()].into(),
+        exit: true,
+        client_version: "0.2.0".into(),
+        ..machine(1, None)
+    };
+    service.register(&moved, NOW).await.unwrap();
+    let text = "offers 192.168.1.0/24, exit node; was machine-1; runs meshd 0.2.0 on linux";
+    assert_eq!(newest(&service).await, said(text));
+    let entries = service.audit(&ROOT, None, 100).await.unwrap().len();
+    service.register(&moved, NOW).await.unwrap();
+    assert_eq!(service.audit(&ROOT, None, 100).await.unwrap().len(), entries, "no change, no entry");
+    let silent = RegisterRequest { advertised: BTreeSet::new(), exit: false, ..moved };
+    service.register(&silent, NOW).await.unwrap();
+    assert_eq!(newest(&service).await, said("offers nothing"));
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@
 
 use super::pack::{bytes, number, parsed, time_or_none};
 use super::{Store, StoreError, int};
-use crate::service::Role;
+use crate::model::roles::Role;
 use meshd_proto::UnixSeconds;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};

@@ -3,7 +3,7 @@
 use super::pack::{self, bytes, number, parsed, read_owner, read_tags, small, time_or_none};
 use super::{Store, StoreError, int, uint};
 use crate::model::Owner;
-use crate::service::{Role, Scopes};
+use crate::model::roles::{Role, Scopes};
 use meshd_proto::{Tag, UnixSeconds};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};

@@ -174,6 +174,7 @@ impl From<ServiceError> for PageError {
             ServiceError::NotFound { .. } => StatusCode::NOT_FOUND,
             ServiceError::Conflict(_) => StatusCode::CONFLICT,
             ServiceError::Invalid(_) | ServiceError::Policy(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            ServiceError::TooOften { .. } => StatusCode::TOO_MANY_REQUESTS,
             ServiceError::Store(error) => {
                 tracing::error!(%error, "a page failed on the database");
                 StatusCode::INTERNAL_SERVER_ERROR

@@ -15,7 +15,7 @@ use meshd_proto::{NetworkMap, NodeId, UnixSeconds};
 use std::sync::Arc;
 
 /// A clock that is further off than this is worth telling, in seconds.
-const CLOCK_TOLERANCE: i64 = 300;
+pub(super) const CLOCK_TOLERANCE: i64 = 300;
 /// How often a confirmation of an unchanged map is written, in seconds.
 const CONFIRMED_ON_DISK: u64 = 3600;
 

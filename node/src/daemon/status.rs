@@ -1,5 +1,6 @@
 //! `meshd status`: put together from the map, the engine and the host.
 
+use super::apply::CLOCK_TOLERANCE;
 use super::running::Running;
 use super::{Daemon, Hindrance};
 use crate::clock;
@@ -16,8 +17,6 @@ use tokio::sync::oneshot;
 
 /// Rules that are shown at most: a policy may have thousands.
 const SHOWN_RULES: usize = 500;
-/// A clock that is further off than this is a problem, in seconds.
-const CLOCK_TOLERANCE: i64 = 300;
 
 impl Daemon {
     /// How the node is.

@@ -23,7 +23,8 @@ fn mesh() -> MeshSettings {
 
 #[test]
 fn the_first_start_says_ports_and_the_command_to_join() {
-    let (mesh, outside) = (mesh(), outside::find(&["vpn.example.com".to_owned()], 443).unwrap());
+    let (mesh, outside) =
+        (mesh(), outside::find(&["vpn.example.com".to_owned()], 443, &mesh().prefixes).unwrap());
     let facts = Facts {
         mesh: &mesh,
         outside: &outside,
