@@ -38,7 +38,7 @@ STEP := bash .ci/step
 LAB_OWN := interop torture
 LAB_TESTS := $(filter-out $(LAB_OWN),$(sort $(basename $(notdir $(wildcard tests/lab/tests/*.rs)))))
 
-.PHONY: help start host-dns nat-grid recovery demo test setup root build lint tidy deny unit web screenshots lab interop fuzz torture bulk bench bench-control bench-micro deb deb-test static clean gateway-swap
+.PHONY: help start host-dns nat-grid recovery demo test setup root build lint tidy deny unit web web-quick web-rows web-schema screenshots lab interop fuzz torture bulk bench bench-control bench-micro deb deb-test static clean gateway-swap
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -48,7 +48,7 @@ demo: root setup build ## a small internet on this machine, the four commands, a
 	@$(STEP) demo "$(CARGO_TARGET_DIR)/debug/meshd-demo"
 
 test: root setup ## everything that CI runs
-	@bash .ci/steps build lint tidy deny unit lab interop fuzz torture bench-control deb-test
+	@bash .ci/steps build lint tidy deny unit web-quick lab interop fuzz torture bench-control deb-test
 
 root:
 	@if [ "$$(id -u)" != 0 ]; then \
@@ -80,6 +80,21 @@ web: build ## the web admin in headless Chromium: every screen for every role
 	@bash .ci/setup chromium:chromium node:nodejs npm:npm
 	@$(STEP) web-build cargo build --locked -p meshd-coordinator --bins --examples
 	@$(STEP) web bash tests/web/run.sh
+
+web-quick: build ## the same in a short form, for CI
+	@bash .ci/setup chromium:chromium node:nodejs npm:npm
+	@$(STEP) web-build cargo build --locked -p meshd-coordinator --bins --examples
+	@$(STEP) web-quick bash tests/web/run.sh --quick
+
+web-rows: build ## server time of the pages and the API with ROWS= nodes (10000)
+	@bash .ci/setup chromium:chromium node:nodejs npm:npm
+	@$(STEP) web-build cargo build --locked -p meshd-coordinator --bins --examples
+	@$(STEP) web-rows bash tests/web/run.sh --rows "$(or $(ROWS),10000)"
+
+web-schema: build ## random requests made from the API's description (EXAMPLES= for each operation, 40): no 5xx
+	@python3 -c "import ensurepip" 2>/dev/null || bash .ci/setup python3-with-venv:python3-venv
+	@$(STEP) web-build cargo build --locked -p meshd-coordinator --bins --examples
+	@$(STEP) web-schema bash tests/web/schemathesis.sh "$(or $(EXAMPLES),40)"
 
 screenshots: build ## the pictures of docs/guide, taken by the test of the web admin
 	@bash .ci/setup chromium:chromium node:nodejs npm:npm

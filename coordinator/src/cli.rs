@@ -7,6 +7,7 @@ mod backup;
 mod dns;
 mod duration;
 mod input;
+mod join;
 mod nodes;
 mod output;
 mod policy;
@@ -61,6 +62,9 @@ enum Command {
     /// Join tokens: what lets a machine in
     #[command(subcommand)]
     Token(token::TokenCommand),
+    /// Machines that ask to be let in without a token
+    #[command(subcommand)]
+    Join(join::JoinCommand),
     /// The machines of the mesh
     #[command(subcommand, visible_alias = "node")]
     Nodes(nodes::NodesCommand),
@@ -143,6 +147,7 @@ async fn run(cli: Cli) -> Result<Output, Failure> {
         }
         Command::Status => status::run(&client).await,
         Command::Token(command) => token::run(command, &client).await,
+        Command::Join(command) => join::run(command, &client).await,
         Command::Nodes(command) => nodes::run(command, &client).await,
         Command::Routes(command) => routes::run(command, &client).await,
         Command::Relays(command) => relays::run(command, &client).await,

@@ -21,6 +21,7 @@ mod overview;
 mod parts;
 mod policy;
 mod relays;
+mod resolving;
 mod routing;
 mod settings;
 mod tokens;
@@ -104,9 +105,12 @@ pub(crate) fn routes() -> Routes {
         .get("/policy/history", read, "Past policies", policy::history)
         .post("/policy/rollback", law, "Put a past policy back", policy::rollback)
         .get("/access", read, "Access explorer", access::show)
-        .get("/dns", read, "DNS records", dns::list)
+        .get("/dns", read, "DNS", dns::list)
         .post("/dns/add", names, "Add a record", dns::add)
         .post("/dns/remove", names, "Remove a record", dns::remove)
+        .post("/dns/split", names, "Set a domain's resolvers", resolving::split)
+        .post("/dns/split/remove", names, "Remove a domain's resolvers", resolving::remove_split)
+        .post("/dns/resolving", names, "Set resolvers and search domains", resolving::everything_else)
         .get("/tokens", read, "Join tokens", tokens::list)
         .post("/tokens", join, "Make a join token", tokens::create)
         .post("/tokens/{id}/revoke", join, "Revoke a join token", tokens::revoke)

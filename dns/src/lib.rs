@@ -28,6 +28,6 @@ pub mod zone;
 pub use answer::Answer;
 pub use forward::{Forwarder, Upstream};
 pub use query::{ClientQuery, QueryError};
-pub use server::{Audience, DnsServer, Listener, Names, SpawnError};
-pub use view::{Decision, Route, View};
+pub use server::{Audience, DnsServer, Lan, Listener, Names, SpawnError};
+pub use view::{Decision, Route, Scope, View};
 pub use zone::{RrSet, Zone};

@@ -103,7 +103,7 @@ fn above(zone: &Zone, name: &LowerName, kind: RecordType) -> Option<Found> {
         if ancestor != name
             && let Some(record) = sets.get(&DNAME).and_then(|set| set.records(&owner).next())
         {
-            return renamed(name, ancestor, record);
+            return renamed(name, ancestor, record, kind);
         }
     }
     None
@@ -119,14 +119,19 @@ fn glue_of(zone: &Zone, server: &Record) -> Vec<Record> {
     sets.flat_map(|set| set.records(&to.0).collect::<Vec<_>>()).collect()
 }
 
-fn renamed(name: &LowerName, ancestor: &LowerName, dname: Record) -> Option<Found> {
+fn renamed(name: &LowerName, ancestor: &LowerName, dname: Record, kind: RecordType) -> Option<Found> {
     let target = dname_target(&dname.data)?;
-    let kept = usize::from(name.num_labels().checked_sub(ancestor.num_labels())?);
+    // Not `num_labels`, which leaves a leading `*` out.
+    let kept = Name::iter(name).len().checked_sub(Name::iter(ancestor).len())?;
     let labels: Vec<&[u8]> = Name::iter(name).take(kept).collect();
     let head = Name::from_labels(labels).ok()?;
     let Ok(full) = head.append_domain(&target) else { return Some(Found::TooLong(Box::new(dname))) };
     let alias = RData::CNAME(hickory_proto::rr::rdata::CNAME(full.clone()));
     let cname = Record::from_rdata(Name::from(name), dname.ttl, alias);
+    if matches!(kind, RecordType::CNAME | RecordType::ANY) {
+        // The alias itself was asked for (RFC 1034 §3.6.2).
+        return Some(Found::Data(vec![dname, cname]));
+    }
     Some(Found::Renamed { records: [Box::new(dname), Box::new(cname)], target: LowerName::from(full) })
 }
 

@@ -5,6 +5,8 @@
 //! listener was opened for, get the guest's; others get no reply.
 
 mod ask;
+mod gate;
+mod pace;
 mod resolve;
 mod side;
 mod source;
@@ -14,6 +16,9 @@ mod udp;
 pub use ask::{BadQuestion, Queried};
 pub use resolve::{Counters, Names};
 
+use gate::Gate;
+
+use crate::clock;
 use ipnet::IpNet;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::io;
@@ -52,6 +57,19 @@ pub enum Audience {
     },
     /// Guests only: nothing of the mesh, the rest forwarded.
     Guests(Vec<IpNet>),
+    /// A network whose machines run nothing of ours.
+    Lan(Lan),
+}
+
+/// A network that was let in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lan {
+    /// Who may ask.
+    pub allow: Vec<IpNet>,
+    /// Most questions a second from one address; what is beyond gets no reply.
+    pub rate: u32,
+    /// Whether they get the node's own view; else the guest's, which holds nothing of the mesh.
+    pub sees_mesh: bool,
 }
 
 impl Listener {
@@ -102,9 +120,9 @@ impl DnsServer {
         let shutdown = CancellationToken::new();
         let mut tasks = JoinSet::new();
         for (audience, udp, tcp) in open {
-            tasks.spawn(udp::serve(udp, Arc::clone(&names), audience.clone(), shutdown.clone()));
-            let mut server =
-                hickory_server::Server::new(tcp::Handler { names: Arc::clone(&names), audience });
+            let gate = Arc::new(Gate::new(audience, clock::now()));
+            tasks.spawn(udp::serve(udp, Arc::clone(&names), Arc::clone(&gate), shutdown.clone()));
+            let mut server = hickory_server::Server::new(tcp::Handler { names: Arc::clone(&names), gate });
             server.register_listener(tcp, TCP_IDLE, TCP_BACKLOG);
             let shutdown = shutdown.clone();
             tasks.spawn(async move {

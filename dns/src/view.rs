@@ -51,6 +51,18 @@ pub struct View {
     inside: Vec<IpNet>,
 }
 
+/// How much of what the mesh says about names a host takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Scope {
+    /// Names of the mesh's own domain.
+    Names,
+    /// And records outside of it, and domains with resolvers of their own.
+    Split,
+    /// And the nameservers for everything else.
+    #[default]
+    Full,
+}
+
 /// What happens to a question.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {

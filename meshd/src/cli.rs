@@ -89,6 +89,12 @@ pub(crate) struct Up {
     /// Read the join token from a file
     #[arg(long, value_name = "FILE", conflicts_with = "token")]
     pub(crate) token_file: Option<PathBuf>,
+    /// Ask this coordinator to be let in, without a token: prints a code, and waits until an admin approves it
+    #[arg(long, value_name = "URL", conflicts_with_all = ["token", "token_file"])]
+    pub(crate) coordinator: Option<String>,
+    /// The coordinator's certificate by its SHA-256, where the system knows no authority that vouches for it
+    #[arg(long, value_name = "FINGERPRINT", requires = "coordinator")]
+    pub(crate) coordinator_key: Option<String>,
     /// Where no daemon runs, only start one: do not install and enable the systemd unit
     #[arg(long)]
     pub(crate) no_service: bool,
@@ -182,6 +188,27 @@ pub(crate) enum Dns {
     Query(NameArgs),
     /// Say step by step why a name is answered as it is
     Explain(NameArgs),
+    /// Answer names for machines of a network that run nothing of ours
+    Serve(DnsServe),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DnsServe {
+    /// Interfaces whose networks are answered
+    #[arg(long, value_name = "IFACE,…", value_delimiter = ',', required_unless_present = "off")]
+    pub(crate) lan: Vec<String>,
+    /// Who may ask [default: every machine on those networks]
+    #[arg(long, value_name = "PREFIX,…", value_delimiter = ',')]
+    pub(crate) allow: Vec<String>,
+    /// Most questions a second from one address; what is beyond gets no reply
+    #[arg(long, value_name = "N", default_value_t = meshd_node::settings::DEFAULT_LAN_RATE)]
+    pub(crate) rate: u32,
+    /// What they see: names of the internet only (guest), or what this node itself may see (node)
+    #[arg(long, value_name = "VIEW", value_parser = ["guest", "node"], default_value = "guest")]
+    pub(crate) view: String,
+    /// Answer nobody but this host any more
+    #[arg(long, conflicts_with_all = ["lan", "allow", "view", "rate"])]
+    pub(crate) off: bool,
 }
 
 #[derive(Debug, Args)]
@@ -306,8 +333,12 @@ pub(crate) struct SettingsArgs {
     /// `assist`: add rules to hooks that Docker, firewalld or ufw offer for it; `off`: touch nothing of theirs
     #[arg(long, value_name = "MODE", value_parser = ["assist", "off"])]
     pub(crate) firewall: Option<String>,
-    /// Let programs on this host resolve names of the mesh
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    /// How much of the mesh's names this host takes: `full` (all, with the mesh's nameservers), `split` (names
+    /// of the mesh and domains with resolvers of their own), `names` (names of the mesh only), `off`
+    #[arg(long, value_name = "HOW", value_parser = ["off", "names", "split", "full"])]
+    pub(crate) dns: Option<String>,
+    /// The same in an older form: `--dns=full` or `--dns=off`
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", hide = true, conflicts_with = "dns")]
     pub(crate) accept_dns: Option<bool>,
     /// Reach these networks through the mesh although they are connected here
     #[arg(long, value_name = "PREFIX,…")]
@@ -331,6 +362,8 @@ impl SettingsArgs {
             exit_fallback: self.exit_fallback,
             firewall_assist: self.firewall.as_ref().map(|mode| mode == "assist"),
             accept_dns: self.accept_dns,
+            dns: self.dns.clone(),
+            dns_lan: None,
             prefer_mesh: self.prefer_mesh.as_ref().map(list),
         }
     }

@@ -2,6 +2,7 @@
 //!
 //! This file only parses, dispatches and turns an error into a message and an exit status.
 
+mod approval;
 mod cli;
 mod client;
 mod clock;

@@ -118,6 +118,16 @@ pub(crate) fn table(rows: &[Vec<String>], paint: impl Fn(usize, usize, &str) -> 
     out
 }
 
+/// A text as QR code for a terminal.
+///
+/// # Errors
+/// When it is too long for one.
+pub(crate) fn qr(text: &str) -> Result<String, CliError> {
+    let code = qrcode::QrCode::new(text.as_bytes())
+        .map_err(|e| CliError::new(format!("this does not fit a QR code: {e}"), "use the text"))?;
+    Ok(code.render::<qrcode::render::unicode::Dense1x2>().quiet_zone(true).build())
+}
+
 /// Bytes for a person.
 pub(crate) fn bytes(n: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];

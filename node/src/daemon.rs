@@ -8,6 +8,7 @@ mod answers;
 mod apart;
 mod apply;
 mod keep_map;
+mod lan_names;
 mod names;
 mod paths;
 mod running;

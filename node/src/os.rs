@@ -27,7 +27,7 @@ mod read;
 pub mod sysctl;
 pub mod uplink;
 
-pub use desired::{Connected, Desired, ExitChoice, FWMARK, HostSettings, IfName, Overlap};
+pub use desired::{BadIfName, Connected, Desired, ExitChoice, FWMARK, HostSettings, IfName, Overlap};
 
 use apply::Executor;
 use journal::Journal;

@@ -1,5 +1,9 @@
 //! What the user of a node chose, parsed once into types.
 
+mod names;
+
+pub use names::{DEFAULT_LAN_RATE, LanNames, NameScope};
+
 use meshd_proto::addr::PrefixError;
 use meshd_proto::id::NameError;
 use meshd_proto::limits::MAX_ADVERTISED_ROUTES;
@@ -28,6 +32,10 @@ pub struct Settings {
     pub firewall_assist: bool,
     /// Set the host's DNS to answer mesh names.
     pub accept_dns: bool,
+    /// How much of the mesh's names the host takes, where it takes any.
+    pub dns: NameScope,
+    /// Which networks are answered names.
+    pub dns_lan: LanNames,
     /// Prefixes that go through the mesh although they are connected here.
     pub prefer_mesh: Vec<Prefix>,
 }
@@ -44,6 +52,8 @@ impl Default for Settings {
             exit_fallback: false,
             firewall_assist: false,
             accept_dns: true,
+            dns: NameScope::Full,
+            dns_lan: LanNames::default(),
             prefer_mesh: Vec::new(),
         }
     }
@@ -75,6 +85,12 @@ pub enum SettingsError {
     /// More than anybody needs.
     #[error("{0} routes are too many: at most {MAX_ADVERTISED_ROUTES} can be advertised")]
     TooMany(usize),
+    /// Not a part of the mesh's names.
+    #[error("there is no `--dns={0}`: use off, names, split or full")]
+    Dns(String),
+    /// Networks that cannot be answered names like that.
+    #[error("names cannot be served like that: {0}")]
+    LanNames(String),
     /// Both carrying and sending.
     #[error("a node cannot be an exit node and use one: drop --advertise-exit-node or --exit-node")]
     ExitLoop,
@@ -106,6 +122,18 @@ impl Settings {
         set(&mut next.exit_fallback, patch.exit_fallback);
         set(&mut next.firewall_assist, patch.firewall_assist);
         set(&mut next.accept_dns, patch.accept_dns);
+        match patch.dns.as_deref() {
+            None => {}
+            Some("off") => next.accept_dns = false,
+            Some(text) => {
+                let scope = NameScope::parse(text);
+                next.dns = scope.ok_or_else(|| SettingsError::Dns(text.chars().take(20).collect()))?;
+                next.accept_dns = true;
+            }
+        }
+        if let Some(lan) = &patch.dns_lan {
+            next.dns_lan = LanNames::parse(lan)?;
+        }
         if next.advertise_exit_node && next.exit_node.is_some() {
             return Err(SettingsError::ExitLoop);
         }
@@ -140,6 +168,8 @@ impl Settings {
             exit_fallback: Some(self.exit_fallback),
             firewall_assist: Some(self.firewall_assist),
             accept_dns: Some(self.accept_dns),
+            dns: Some(if self.accept_dns { self.dns.as_str() } else { "off" }.to_owned()),
+            dns_lan: Some(self.dns_lan.shown()),
             prefer_mesh: list(&self.prefer_mesh),
         }
     }
@@ -199,6 +229,19 @@ mod tests {
         let mesh = MeshPrefixes { v4: "10.7.0.0/16".parse().unwrap(), v6: "fd00::/48".parse().unwrap() };
         let wide = Settings::default().patched(&routes(&["10.0.0.0/8"])).unwrap();
         assert!(wide.check_against(&mesh).unwrap_err().to_string().contains("mesh's own range 10.7.0.0/16"));
+    }
+
+    #[test]
+    fn how_much_of_the_names_is_taken_is_one_word() {
+        let with = |settings: &Settings, dns: &str| {
+            settings.patched(&Patch { dns: Some(dns.to_owned()), ..Patch::default() })
+        };
+        let names = with(&Settings::default(), "names").unwrap();
+        assert_eq!((names.accept_dns, names.dns), (true, NameScope::Names));
+        let off = with(&names, "off").unwrap();
+        assert_eq!((off.accept_dns, off.shown().dns.as_deref()), (false, Some("off")));
+        assert!(with(&off, "full").unwrap().accept_dns);
+        assert!(with(&off, "some").unwrap_err().to_string().contains("off, names, split or full"));
     }
 
     #[test]

@@ -6,9 +6,11 @@
 
 mod counters;
 mod paths;
+mod settings;
 
 pub use counters::*;
 pub use paths::*;
+pub use settings::*;
 
 use prost::{Message, Oneof};
 use serde::Serialize;
@@ -81,60 +83,6 @@ pub struct Up {
     /// Settings to change before.
     #[prost(message, optional, tag = "2")]
     pub settings: Option<Settings>,
-}
-
-/// Settings to change. What is absent stays as it is.
-#[derive(Clone, PartialEq, Message, Serialize, serde::Deserialize)]
-pub struct Settings {
-    /// Replace the advertised routes.
-    #[prost(message, optional, tag = "1")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub advertise_routes: Option<PrefixList>,
-    /// Offer to carry internet traffic.
-    #[prost(bool, optional, tag = "2")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub advertise_exit_node: Option<bool>,
-    /// Send internet traffic through this node; empty: no longer.
-    #[prost(string, optional, tag = "3")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub exit_node: Option<String>,
-    /// Use subnet routes of other nodes.
-    #[prost(bool, optional, tag = "4")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub accept_routes: Option<bool>,
-    /// The name to ask for.
-    #[prost(string, optional, tag = "5")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub hostname: Option<String>,
-    /// Masquerade traffic from the mesh into advertised subnets.
-    #[prost(bool, optional, tag = "6")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub snat: Option<bool>,
-    /// Let internet traffic leave directly while the exit node is away.
-    #[prost(bool, optional, tag = "7")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub exit_fallback: Option<bool>,
-    /// Add rules to hooks that other firewalls offer for it.
-    #[prost(bool, optional, tag = "8")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub firewall_assist: Option<bool>,
-    /// Set the host's DNS to answer mesh names.
-    #[prost(bool, optional, tag = "9")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub accept_dns: Option<bool>,
-    /// Prefixes that go through the mesh although they are connected here; replaces the list.
-    #[prost(message, optional, tag = "10")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub prefer_mesh: Option<PrefixList>,
-}
-
-/// Prefixes in text form.
-#[derive(Clone, PartialEq, Eq, Message, Serialize, serde::Deserialize)]
-#[serde(transparent)]
-pub struct PrefixList {
-    /// Like `192.168.1.0/24`.
-    #[prost(string, repeated, tag = "1")]
-    pub prefixes: Vec<String>,
 }
 
 /// A question about a name, asked as this host would ask it.
@@ -469,6 +417,18 @@ pub struct DnsStatus {
     /// Bytes of them.
     #[prost(uint64, tag = "11")]
     pub cached_bytes: u64,
+    /// How much of the mesh's names this host takes: `off`, `names`, `split` or `full`.
+    #[prost(string, tag = "12")]
+    pub scope: String,
+    /// For whom else names are answered, in words; empty: nobody.
+    #[prost(string, tag = "13")]
+    pub lan: String,
+    /// Where they ask.
+    #[prost(string, repeated, tag = "14")]
+    pub lan_addresses: Vec<String>,
+    /// Why they cannot, or empty.
+    #[prost(string, tag = "15")]
+    pub lan_problem: String,
 }
 
 /// A domain with resolvers of its own.

@@ -46,7 +46,7 @@ export async function start({ seed = 0 } = {}) {
   });
   const run = (...words) => execFileSync(program, ["--socket", socket, "--json", ...words], { encoding: "utf8" });
   return {
-    url: `https://127.0.0.1:${outside}`, captured: () => Buffer.concat(wire), run, json: (...words) => JSON.parse(run(...words)), log: () => log,
+    url: `https://127.0.0.1:${outside}`, socket, captured: () => Buffer.concat(wire), run, json: (...words) => JSON.parse(run(...words)), log: () => log,
     stop: async () => {
       const gone = new Promise((done) => child.once("exit", done));
       child.kill("SIGTERM");

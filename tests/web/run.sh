@@ -5,4 +5,5 @@ cd "$(dirname "$0")"
 if [ ! -e node_modules/.package-lock.json ] || [ package-lock.json -nt node_modules/.package-lock.json ]; then
   npm ci --no-audit --no-fund --ignore-scripts
 fi
+if [ "${1:-}" = --rows ]; then exec node rows.mjs "$2"; fi
 exec node run.mjs "$@"

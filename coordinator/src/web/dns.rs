@@ -29,7 +29,7 @@ pub(super) async fn list(seat: Seat, Query(asked): Query<Asked>) -> Result<Respo
     let domain = seat.api.service.model().mesh.domain.clone();
     let about = format!("Names under {domain} for hosts that are not nodes; nodes have theirs by themselves");
     let body = html! {
-        (parts::title("DNS records", &about, html! {}))
+        (parts::title("DNS", &about, html! {}))
         @if manage {
             section.card {
                 h2 { "New record" }
@@ -67,8 +67,9 @@ pub(super) async fn list(seat: Seat, Query(asked): Query<Asked>) -> Result<Respo
                 (parts::pager("/dns", &link, page, all.len()))
             }
         }
+        (super::resolving::section(&seat)?)
     };
-    Ok(seat.page("DNS records", body))
+    Ok(seat.page("DNS", body))
 }
 
 fn kind_of(text: &str) -> Result<Option<RecordType>, ServiceError> {

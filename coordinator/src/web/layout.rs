@@ -48,7 +48,7 @@ const GROUPS: [(&str, &[Place]); 4] = [
             ),
             Place(
                 "/dns",
-                "DNS records",
+                "DNS",
                 P::Read,
                 "M12 3a9 9 0 1 0 0 18 9 9 0 0 0 0-18zM3 12h18M12 3c3 3 3 15 0 18M12 3c-3 3-3 15 0 18",
             ),

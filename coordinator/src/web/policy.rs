@@ -137,7 +137,7 @@ fn differences(name: &str, style: &str, list: &[Difference]) -> Markup {
             h3 { (name) " " span.count { (list.len()) } }
             @if list.is_empty() { p.muted { "Nothing." } }
             @else {
-                table.plain class=(style) {
+                table class={ "plain " (style) } {
                     thead { tr { th { "From" } th { "To" } th { "Ports" } th { "Line" } } }
                     tbody { @for d in list.iter().take(SHOWN) { tr { td { (d.from) } td { (d.to) } td { code { (d.ports) } } td { (d.line) } } } }
                 }

@@ -11,7 +11,7 @@ use crate::ede::Ede;
 use crate::forward::wire;
 use crate::forward::{ForwardError, Forwarder, TOTAL, Transport, Upstream, random_id};
 use crate::query::{ClientQuery, MAX_UDP_REPLY, QueryError};
-use crate::view::{Decision, Route, View};
+use crate::view::{Decision, Route, Scope, View};
 use arc_swap::ArcSwap;
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{LowerName, Name, RData, Record, RecordType};
@@ -61,6 +61,8 @@ pub struct Counters {
     pub malformed: AtomicU64,
     /// Refused because too many were under way.
     pub overloaded: AtomicU64,
+    /// Not answered, since their sender asks too often.
+    pub limited: AtomicU64,
 }
 
 /// A reply before it is put on a wire.
@@ -108,9 +110,9 @@ impl Default for Names {
 }
 
 impl Names {
-    /// Answers from this map from now on.
-    pub fn set_map(&self, map: &NetworkMap) {
-        self.own.set_view(View::from_map(map));
+    /// Answers from this map from now on, as far as `scope` goes.
+    pub fn set_map(&self, map: &NetworkMap, scope: Scope) {
+        self.own.set_view(View::within(map, scope));
         self.guest.set_view(View::guest(map));
         let devices = map.peers.values().filter(|p| p.kind == PeerKind::PlainWireguard).map(|p| p.addrs);
         self.devices.store(Arc::new(devices.collect()));
@@ -181,6 +183,10 @@ impl Names {
                 Source::Stranger => guests,
             },
             Audience::Guests(guests) => guests,
+            Audience::Lan(lan) => {
+                let side = if lan.sees_mesh { &self.own } else { &self.guest };
+                return lan.allow.iter().any(|net| net.contains(&source)).then_some(side);
+            }
         };
         guests.iter().any(|net| net.contains(&source)).then_some(&self.guest)
     }

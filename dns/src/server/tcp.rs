@@ -4,10 +4,11 @@
 //! again: types unknown to it stay bytes, names may be compressed differently. One that it cannot read
 //! becomes SERVFAIL.
 
-use super::Audience;
+use super::gate::Gate;
 use super::resolve::{Names, Outcome};
 use super::source::kind_of;
 use crate::answer::Answer;
+use crate::clock;
 use crate::query::{ClientQuery, QueryError};
 use hickory_proto::op::{Edns, Header, HeaderCounts, Message, Metadata, ResponseCode};
 use hickory_proto::rr::Record;
@@ -18,7 +19,7 @@ use std::sync::Arc;
 
 pub(super) struct Handler {
     pub(super) names: Arc<Names>,
-    pub(super) audience: Audience,
+    pub(super) gate: Arc<Gate>,
 }
 
 struct Reply {
@@ -51,7 +52,7 @@ impl Reply {
 impl Handler {
     async fn reply(&self, request: &Request) -> Reply {
         let source = request.src().ip();
-        let Some(side) = self.names.side_for(&self.audience, source, kind_of) else {
+        let Some(side) = self.gate.side(&self.names, source, kind_of, clock::now()) else {
             return Reply::bare(request, ResponseCode::Refused);
         };
         let packet = request.as_slice();

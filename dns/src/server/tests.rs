@@ -3,6 +3,7 @@ mod upstreams;
 use super::source::Source;
 use super::*;
 use crate::forward::Upstream;
+use crate::view::Scope;
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::{A, CNAME, NULL};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
@@ -92,7 +93,7 @@ async fn rig() -> Rig {
     upper.register_listener(TcpListener::bind(addr).await.unwrap(), TCP_IDLE, 16);
     upper.register_socket(udp);
     let names = Arc::new(Names::default());
-    names.set_map(&map());
+    names.set_map(&map(), Scope::Full);
     names.set_upstreams(vec![Upstream { addr, mark: None }]);
     let listener = Listener {
         addr: "127.0.0.1:0".parse().unwrap(),
@@ -254,7 +255,7 @@ fn this_host_gets_its_view_guests_an_empty_one_and_strangers_nothing() {
     };
     map.upsert(member(60, "100.71.0.60", PeerKind::PlainWireguard));
     map.upsert(member(61, "100.71.0.61", PeerKind::Meshd));
-    names.set_map(&map);
+    names.set_map(&map, Scope::Full);
     let guests = vec!["172.17.0.0/16".parse().unwrap()];
     let knows_pi = |view: Arc<crate::View>| {
         let name = "pi.home.internal.".parse().unwrap();

@@ -3,11 +3,12 @@
 //!
 //! recvmmsg and sendmmsg belong here, and nowhere else.
 
-use super::Audience;
+use super::gate::Gate;
 use super::resolve::{AtOnce, Names, Open, count};
 use super::side::Side;
 use super::source::Sources;
 use crate::answer::Answer;
+use crate::clock;
 use crate::query::{ClientQuery, MAX_QUERY};
 use hickory_proto::op::ResponseCode;
 use std::net::SocketAddr;
@@ -27,7 +28,7 @@ const ERROR_PAUSE: Duration = Duration::from_millis(20);
 pub(super) async fn serve(
     socket: UdpSocket,
     names: Arc<Names>,
-    audience: Audience,
+    gate: Arc<Gate>,
     shutdown: CancellationToken,
 ) {
     let socket = Arc::new(socket);
@@ -46,7 +47,8 @@ pub(super) async fn serve(
         for _ in 0..BURST {
             match received {
                 Ok((len, from)) => {
-                    if let Some(side) = names.side_for(&audience, from.ip(), |ip| sources.kind(ip)) {
+                    let now = clock::now();
+                    if let Some(side) = gate.side(&names, from.ip(), |ip| sources.kind(ip), now) {
                         let packet = &buffer[..len];
                         let open = match names.at_once(side, packet, &mut reply) {
                             AtOnce::Done => None,

@@ -1,6 +1,6 @@
 //! From a map to a view.
 
-use super::{View, reverse};
+use super::{Scope, View, reverse};
 use crate::record::{self, wire_name};
 use crate::zone::Zone;
 use hickory_proto::rr::rdata::{A, AAAA, PTR};
@@ -26,6 +26,21 @@ impl View {
             .map(|me| (&me.name, me.addrs))
             .chain(map.peers.values().map(|p| (&p.name, p.addrs)));
         Self::build(map, hosts)
+    }
+
+    /// The view of the node that `map` belongs to, of which its host takes only so much. What is not
+    /// taken is looked up as if the mesh had never spoken of it.
+    pub fn within(map: &NetworkMap, scope: Scope) -> Self {
+        let mut view = Self::from_map(map);
+        if scope != Scope::Full {
+            view.nameservers = Arc::new([]);
+        }
+        if scope == Scope::Names {
+            view.overrides = None;
+            view.split = HashMap::new();
+            view.search.truncate(1);
+        }
+        view
     }
 
     /// The view of somebody who is no member of the mesh: its zones exist and are empty, everything

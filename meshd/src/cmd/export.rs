@@ -5,7 +5,7 @@
 use super::{Globals, print_json};
 use crate::cli::Export;
 use crate::client;
-use crate::output::CliError;
+use crate::output::{self, CliError};
 use meshd_proto::NodeSecret;
 use meshd_proto::localapi::{Ask, Device, DeviceConfig, Tell};
 use std::fmt::Write as _;
@@ -44,7 +44,7 @@ pub(crate) fn run(globals: &Globals, what: &Export) -> anyhow::Result<ExitCode> 
     }
     print!("{}", *text);
     if !no_qr && std::io::stdout().is_terminal() {
-        println!("\n{}", qr(&text)?);
+        println!("\n{}", output::qr(&text)?);
         eprintln!(
             "Scan it with the WireGuard app, or save the text as {name}.conf. It is stored nowhere: keep it secret."
         );
@@ -80,13 +80,6 @@ fn wg_quick(config: &DeviceConfig, private_key: &str, preshared_key: &str) -> St
     text
 }
 
-fn qr(text: &str) -> anyhow::Result<String> {
-    let code = qrcode::QrCode::new(text.as_bytes()).map_err(|e| {
-        CliError::new(format!("the configuration does not fit a QR code: {e}"), "use the text")
-    })?;
-    Ok(code.render::<qrcode::render::unicode::Dense1x2>().quiet_zone(true).build())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -104,6 +97,6 @@ mod tests {
         insta::assert_snapshot!(wg_quick(&config, "SECRET=", ""));
         let shared = wg_quick(&config, "SECRET=", "SHARED=");
         assert!(shared.contains("[Peer]\nPublicKey = PEERKEY=\nPresharedKey = SHARED=\n"), "{shared}");
-        assert!(qr(&shared).unwrap().lines().count() > 20);
+        assert!(output::qr(&shared).unwrap().lines().count() > 20);
     }
 }

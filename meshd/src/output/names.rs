@@ -44,6 +44,7 @@ pub(crate) fn status(dns: &DnsStatus) -> String {
     line("domain", &dns.domain);
     line("resolver", &format!("{} ({})", dns.resolver, dns.mode));
     line("problem", &dns.problem);
+    line("takes", takes(&dns.scope));
     line("search", &dns.search.join(", "));
     for split in &dns.split {
         line("split", &format!("{} → {}", split.domain, split.resolvers.join(", ")));
@@ -51,8 +52,21 @@ pub(crate) fn status(dns: &DnsStatus) -> String {
     line("nameservers", &dns.nameservers.join(", "));
     let label = if dns.nameservers.is_empty() { "upstreams" } else { "fallback" };
     line(label, &dns.upstreams.join(", "));
+    line("serves", &dns.lan);
+    line("", &dns.lan_addresses.join(", "));
+    line("problem", &dns.lan_problem);
     let counters: Vec<String> = dns.counters.iter().map(|c| format!("{} {}", c.count, c.name)).collect();
     line("questions", &counters.join(", "));
     line("cache", &format!("{} replies, {} KiB", dns.cached_replies, dns.cached_bytes / 1024));
     out
+}
+
+/// What a scope means.
+fn takes(scope: &str) -> &'static str {
+    match scope {
+        "off" => "nothing: this host's own DNS stays as it is",
+        "names" => "names of the mesh only",
+        "split" => "names of the mesh, domains with resolvers of their own",
+        _ => "",
+    }
 }

@@ -427,6 +427,7 @@ fn how_to_join() -> Failure {
         hint: "join one with a token:\n  \
                on the coordinator:  meshd-coordinator token create\n  \
                here:                meshd up mesh_…    (or --token-file FILE, or - for standard input)\n  \
+               without a token:     meshd up --coordinator https://…    (an admin approves a code)\n  \
                no coordinator yet?  run `meshd-coordinator serve` on a machine that others can reach"
             .to_owned(),
         exit_code: 2,

@@ -300,6 +300,7 @@ impl Daemon {
         warn_of_new(&problems, &running.trouble.problems);
         running.trouble.problems = problems;
         self.apply_dns(exit_choice.is_some_and(|exit| exit.up));
+        self.apply_lan_names().await;
     }
 
     /// What nothing announces: the lease of a stored map, and what other programs did to the host.

@@ -1,11 +1,13 @@
 //! Names on this host: the node's resolver, and the lease on the host's own DNS.
 
 use super::Daemon;
+use super::lan_names::LanServer;
 use crate::clock;
 use crate::host_dns::{self, DnsDesired, Handles, HostDns, HostDnsStatus, Place, Supervisor};
 use crate::os::FWMARK;
 use crate::outside_names::OutsideNames;
 use ipnet::IpNet;
+use meshd_dns::Scope;
 use meshd_dns::forward::Upstream;
 use meshd_dns::server::{Audience, DnsServer, Listener, Names};
 use meshd_proto::netmap::SelfNode;
@@ -30,6 +32,10 @@ pub(super) struct HostNames {
     server: Option<DnsServer>,
     /// Answers for clients of this exit node, on its own mesh addresses.
     exit_server: Option<DnsServer>,
+    /// Answers for networks that were opened.
+    lan: LanServer,
+    /// How much of the map's names is answered.
+    scope: Scope,
     problem: String,
     desired: watch::Sender<Option<DnsDesired>>,
     /// Whether the host's own way to resolve names leads to us, or is about to.
@@ -68,6 +74,8 @@ impl HostNames {
             names: Arc::new(Names::default()),
             server: None,
             exit_server: None,
+            lan: LanServer::default(),
+            scope: Scope::Full,
             problem: String::new(),
             desired,
             lent: watch::Sender::new(false),
@@ -89,6 +97,8 @@ impl HostNames {
             names: Arc::new(Names::default()),
             server: None,
             exit_server: None,
+            lan: LanServer::default(),
+            scope: Scope::Full,
             problem: String::new(),
             desired: watch::channel(None).0,
             lent: watch::Sender::new(false),
@@ -145,7 +155,19 @@ impl HostNames {
     }
 
     pub(super) fn set_map(&self, map: &NetworkMap) {
-        self.names.set_map(map);
+        self.names.set_map(map, self.scope);
+    }
+
+    /// How much of `map` is answered from now on.
+    fn set_scope(&mut self, scope: Scope, map: &NetworkMap) {
+        if std::mem::replace(&mut self.scope, scope) != scope {
+            self.set_map(map);
+        }
+    }
+
+    /// The networks that are answered names.
+    pub(super) const fn lan(&self) -> &LanServer {
+        &self.lan
     }
 
     /// Whether names work as far as they ever will: `up` waits for it.
@@ -188,6 +210,7 @@ impl HostNames {
             tracing::error!("the host's DNS was not given back in time; `meshd cleanup` tries again");
         }
         self.note_lease();
+        self.lan.close().await;
         for server in [self.server.take(), self.exit_server.take()].into_iter().flatten() {
             server.shutdown().await;
         }
@@ -274,6 +297,7 @@ impl Daemon {
         // Questions go the way that the traffic goes.
         names.exit = exit.filter(|_| exit_up).and_then(|id| map.peers.get(&id)).map(|p| p.addrs);
         let settings = &self.intent.settings;
+        names.set_scope(settings.dns.scope(), map);
         names.exit_missing = settings.exit_node.is_some() && names.exit.is_none() && !settings.exit_fallback;
         names.set_upstreams();
         let wanted = self.intent.settings.accept_dns && names.server.is_some();
@@ -282,9 +306,9 @@ impl Daemon {
                 interface: self.config.interface.to_string(),
                 ifindex,
                 resolver: me.prefixes.resolver(),
-                search: std::iter::once(&config.domain).chain(&config.search).cloned().collect(),
+                search: names.names.view().search().to_vec(),
                 routing: names.names.view().routing(),
-                everything: exit.is_some() || !config.nameservers.is_empty(),
+                everything: exit.is_some() || (names.scope == Scope::Full && !config.nameservers.is_empty()),
                 probe: (own_name, me.addrs.v4),
             }),
             _ => None,
@@ -297,6 +321,17 @@ impl Daemon {
             *now = desired;
             modified
         });
+    }
+}
+
+impl Daemon {
+    /// Answers names on the networks that the user opened.
+    pub(super) async fn apply_lan_names(&mut self) {
+        let Some(running) = &self.running else { return };
+        if running.service.is_none() && running.map.me.is_some() {
+            let names = Arc::clone(&self.names.names);
+            self.names.lan.follow(&self.intent.settings.dns_lan, &names).await;
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use super::running::Running;
 use super::{Daemon, Hindrance};
 use crate::clock;
 use crate::mesh::MeshCommand;
+use crate::settings::Settings;
 use meshd_engine::data::RuleCount;
 use meshd_engine::status::{PathStatus, Status as EngineStatus};
 use meshd_proto::localapi::{
@@ -52,7 +53,7 @@ impl Daemon {
         status.me = Some(self_status(running, engine.as_ref()));
         status.coordinator = Some(coordinator_status(running));
         status.data_plane = Some(running.threads.status());
-        status.dns = Some(dns_status(&running.map, &self.names, self.intent.settings.accept_dns));
+        status.dns = Some(dns_status(&running.map, &self.names, &self.intent.settings));
         status.problems.extend(running.trouble.problems.iter().chain(&running.trouble.conflicts).cloned());
         let offset = running.link.clock_offset;
         if offset.abs() > CLOCK_TOLERANCE {
@@ -165,7 +166,7 @@ fn coordinator_status(running: &Running) -> CoordinatorStatus {
     }
 }
 
-fn dns_status(map: &NetworkMap, names: &super::names::HostNames, wanted: bool) -> DnsStatus {
+fn dns_status(map: &NetworkMap, names: &super::names::HostNames, settings: &Settings) -> DnsStatus {
     let answering = names.answering();
     let counters = answering.counters();
     let counters = [
@@ -177,6 +178,7 @@ fn dns_status(map: &NetworkMap, names: &super::names::HostNames, wanted: bool) -
         ("outside names leading inside", &counters.rebinding),
         ("malformed", &counters.malformed),
         ("refused under load", &counters.overloaded),
+        ("of senders that ask too often", &counters.limited),
     ];
     let counters = counters.into_iter().map(|(name, count)| (name, count.load(Ordering::Relaxed)));
     let counters = counters.filter(|(_, count)| *count > 0);
@@ -191,13 +193,20 @@ fn dns_status(map: &NetworkMap, names: &super::names::HostNames, wanted: bool) -
         resolver: map.me.as_ref().map(|m| m.prefixes.resolver().v4.to_string()).unwrap_or_default(),
         domain: map.dns.config.as_ref().map(|c| c.domain.to_string()).unwrap_or_default(),
         upstreams: names.upstreams(),
-        problem: if wanted { names.problem() } else { String::new() },
+        problem: if settings.accept_dns { names.problem() } else { String::new() },
         split: split.collect(),
         nameservers: map.dns.config.iter().flat_map(|c| &c.nameservers).map(|e| e.0.to_string()).collect(),
         search: map.dns.config.iter().flat_map(|c| &c.search).map(ToString::to_string).collect(),
         counters: counters.map(|(name, count)| Counter { name: name.to_owned(), count }).collect(),
         cached_replies: to_u64(kept),
         cached_bytes: to_u64(bytes),
+        scope: if settings.accept_dns { settings.dns.as_str() } else { "off" }.to_owned(),
+        lan: match settings.dns_lan.interfaces.is_empty() {
+            true => String::new(),
+            false => settings.dns_lan.describe(),
+        },
+        lan_addresses: names.lan().addrs().iter().map(ToString::to_string).collect(),
+        lan_problem: names.lan().problem().to_owned(),
     }
 }
 

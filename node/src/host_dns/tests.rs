@@ -1,7 +1,7 @@
 use super::files::{read, write};
 use super::journal::lock;
 use super::*;
-use meshd_dns::{DnsServer, Listener, Names};
+use meshd_dns::{DnsServer, Listener, Names, Scope};
 use meshd_proto::netmap::{DnsConfig, Entry, SelfNode};
 use meshd_proto::{ClassId, DnsName, MeshAddrs, MeshPrefixes, NetworkId, NetworkMap, NodeId};
 use std::fs;
@@ -27,7 +27,7 @@ impl Host {
     /// Inside of a runtime.
     fn new() -> Self {
         let names = Arc::new(Names::default());
-        names.set_map(&map());
+        names.set_map(&map(), Scope::Full);
         let listener =
             Listener { addr: (Ipv4Addr::LOCALHOST, 0).into(), ..Listener::own(Ipv4Addr::LOCALHOST.into()) };
         let server = DnsServer::spawn(&[listener], names).unwrap();

@@ -93,6 +93,16 @@ pub async fn connected(mesh: &IfName) -> Result<Vec<Connected>, OsError> {
     Ok(connected_networks(&Netlink::open()?.links().await?, mesh))
 }
 
+/// The addresses of one interface with their networks, link-local ones left out; `None`: no such interface.
+///
+/// # Errors
+/// When the kernel does not answer.
+pub(crate) async fn addresses_of(interface: &str) -> Result<Option<Vec<IpNet>>, OsError> {
+    let links = Netlink::open()?.links().await?;
+    let link = links.into_iter().find(|link| link.name == interface);
+    Ok(link.map(|l| l.addresses.into_iter().filter(|net| !is_link_local(net.addr())).collect()))
+}
+
 /// The private networks worth offering to the mesh: what `--advertise-routes` without a value proposes.
 ///
 /// # Errors

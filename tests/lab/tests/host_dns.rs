@@ -7,7 +7,7 @@
 //! Debian packages are fetched with `apt-get download` and unpacked beside the build, not installed.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use meshd_dns::{DnsServer, Listener, Names, Upstream};
+use meshd_dns::{DnsServer, Listener, Names, Scope, Upstream};
 use meshd_node::host_dns::{DnsDesired, HostDns, HostDnsStatus, MARK, Place, Supervisor, restore, supervise};
 use meshd_proto::netmap::{DnsConfig, Entry, RecordSet, RecordType, RecordValue, SelfNode};
 use meshd_proto::{ClassId, MeshAddrs, MeshPrefixes, NetworkId, NetworkMap, NodeId};
@@ -271,7 +271,7 @@ fn play_daemon(test: &'static str) -> ! {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let names = Arc::new(Names::default());
-        names.set_map(&pi_map());
+        names.set_map(&pi_map(), Scope::Full);
         let port = if resolver.is_loopback() { 0 } else { 53 };
         let listener = Listener { addr: (resolver, port).into(), ..Listener::own(resolver.into()) };
         let server = DnsServer::spawn(&[listener], Arc::clone(&names)).unwrap();
@@ -400,7 +400,7 @@ impl Outside {
                 ));
                 map.me.as_mut().unwrap().name = "outside".parse().unwrap();
                 map.dns.config.as_mut().unwrap().domain = "outside.test".parse().unwrap();
-                names.set_map(&map);
+                names.set_map(&map, Scope::Full);
                 let addr: IpAddr = addr.parse().unwrap();
                 let listener = Listener::own(addr);
                 let _inside = runtime.enter();

@@ -3,6 +3,7 @@
 use super::{map, question, udp};
 use crate::forward::Upstream;
 use crate::server::{DnsServer, Listener, Names};
+use crate::view::Scope;
 use hickory_proto::op::{Message, MessageType, OpCode, ResponseCode};
 use hickory_proto::rr::rdata::{A, CNAME};
 use hickory_proto::rr::{RData, Record, RecordType};
@@ -72,7 +73,7 @@ impl Rig {
         let mut dns = map.dns.config.clone().unwrap();
         config(&mut dns);
         map.upsert(Entry::DnsConfig(dns));
-        names.set_map(&map);
+        names.set_map(&map, Scope::Full);
         names.set_upstreams(upstreams.iter().map(|u| Upstream { addr: u.addr, mark: None }).collect());
         let listener =
             Listener { addr: "127.0.0.1:0".parse().unwrap(), ..Listener::own(Ipv4Addr::LOCALHOST.into()) };
@@ -106,7 +107,7 @@ async fn a_second_question_is_answered_from_the_cache_until_the_upstreams_change
         assert_eq!(rig.ask("www.example.").await.metadata.response_code, ResponseCode::NoError);
     }
     assert_eq!(upper.asked(), 1);
-    rig.names.set_map(&map());
+    rig.names.set_map(&map(), Scope::Full);
     rig.ask("www.example.").await;
     assert_eq!(upper.asked(), 1, "a map that changes nothing for it");
     rig.names.set_upstreams(vec![Upstream { addr: other.addr, mark: None }]);
@@ -117,7 +118,7 @@ async fn a_second_question_is_answered_from_the_cache_until_the_upstreams_change
     let values = vec![meshd_proto::netmap::RecordValue::Address([192, 168, 1, 10].into())];
     let set = meshd_proto::netmap::RecordSet { ttl: 60, values };
     moved.upsert(Entry::Record("www.example".parse().unwrap(), kind, set));
-    rig.names.set_map(&moved);
+    rig.names.set_map(&moved, Scope::Full);
     let reply = rig.ask("www.example.").await;
     assert_eq!(address(&reply), Some(RData::A(A([192, 168, 1, 10].into()))), "an admin's record goes first");
 }
