@@ -14,6 +14,7 @@
 mod backoff;
 mod dial;
 mod session;
+mod wishes;
 
 pub use crate::dial::DialError;
 
@@ -28,10 +29,12 @@ use meshd_proto::{
     RelayId, UnixSeconds, VerifyingKey,
 };
 use std::sync::Arc;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
+pub use wishes::Commands;
+use wishes::{Asked, Wishes};
 
-/// Commands that wait while the client is busy.
-const COMMAND_QUEUE: usize = 64;
+/// Calls that wait while the client is busy.
+const CALL_QUEUE: usize = 64;
 /// Events that wait for the owner; the client pauses when they are full.
 const EVENT_QUEUE: usize = 64;
 
@@ -174,6 +177,12 @@ pub enum ControlEvent {
     },
     /// The coordinator is alive; its clock.
     Alive(UnixSeconds),
+    /// The coordinator knows this machine, but an admin has to let it in: store the keys, the token has done
+    /// its work. [`ControlEvent::Refused`] follows.
+    Pending {
+        /// The coordinator's keys.
+        keys: CoordinatorKeys,
+    },
     /// The coordinator does not let this node in. Final, unless the code is temporary.
     Refused(Refusal),
     /// The node is out of the mesh. Final.
@@ -212,20 +221,15 @@ pub enum Ended {
 #[derive(Debug)]
 pub struct ControlClient {
     config: ControlConfig,
-    wishes: Wishes,
+    wishes: watch::Receiver<Wishes>,
+    /// The wishes for a new session that the present one, or the try for it, answers.
+    reconnects: u64,
     map: Arc<NetworkMap>,
     dialer: Dialer,
-    commands: mpsc::Receiver<Command>,
+    asked: mpsc::Receiver<Asked>,
     events: mpsc::Sender<ControlEvent>,
     /// The farewell is on its way.
     leaving: bool,
-}
-
-/// What the owner wants the coordinator to know: sent whole in every session.
-#[derive(Debug, Default)]
-struct Wishes {
-    endpoints: Option<(Vec<Endpoint>, Option<RelayId>)>,
-    interest: Vec<NodeId>,
 }
 
 /// Why a session ended.
@@ -241,8 +245,9 @@ enum SessionEnd {
 
 impl ControlClient {
     /// The client with its queues.
-    pub fn new(config: ControlConfig) -> (Self, mpsc::Sender<Command>, mpsc::Receiver<ControlEvent>) {
-        let (command_tx, commands) = mpsc::channel(COMMAND_QUEUE);
+    pub fn new(config: ControlConfig) -> (Self, Commands, mpsc::Receiver<ControlEvent>) {
+        let (wishes_tx, wishes) = watch::channel(Wishes::default());
+        let (asked_tx, asked) = mpsc::channel(CALL_QUEUE);
         let (events, event_rx) = mpsc::channel(EVENT_QUEUE);
         let map = config
             .map
@@ -250,11 +255,8 @@ impl ControlClient {
             .filter(|m| m.network == config.network)
             .unwrap_or_else(|| Arc::new(NetworkMap::empty(config.network)));
         let dialer = Dialer::new(config.fwmark, config.proxy.clone(), config.names.clone());
-        (
-            Self { config, wishes: Wishes::default(), map, dialer, commands, events, leaving: false },
-            command_tx,
-            event_rx,
-        )
+        let client = Self { config, wishes, reconnects: 0, map, dialer, asked, events, leaving: false };
+        (client, Commands::new(wishes_tx, asked_tx), event_rx)
     }
 
     /// Runs until a final refusal, a revocation, a leave, or until the owner is gone.
@@ -279,51 +281,24 @@ impl ControlClient {
         }
     }
 
-    /// Waits before the next try; commands are remembered, and some end the wait.
+    /// Waits before the next try; some commands end the wait.
     async fn pause(&mut self, pause: std::time::Duration) -> Option<Ended> {
         let wake = tokio::time::sleep(pause);
         tokio::pin!(wake);
-        loop {
+        while self.wishes.borrow_and_update().reconnects == self.reconnects {
             tokio::select! {
                 () = &mut wake => return None,
-                command = self.commands.recv() => match command {
-                    None => return Some(Ended::OwnerGone),
-                    Some(Command::Reconnect) => return None,
-                    // Nobody to tell: the owner goes, the coordinator keeps an offline member.
-                    Some(Command::Leave) => return Some(self.left(false).await),
-                    Some(Command::Call { id, .. }) => {
-                        let answer = Answer::Failed {
-                            message: "there is no connection to the coordinator".to_owned(),
-                            hint: "try again when `meshd status` shows it connected".to_owned(),
-                        };
-                        let _ = self.events.send(ControlEvent::Reply { id, answer }).await;
-                    },
-                    Some(other) => self.remember(&other),
+                Ok(()) = self.wishes.changed() => {}
+                asked = self.asked.recv() => if let Some(end) = asked_in_vain(asked, &self.events).await {
+                    return Some(end);
                 },
             }
         }
+        None
     }
 
     async fn left(&self, confirmed: bool) -> Ended {
-        let _ = self.events.send(ControlEvent::Left { confirmed }).await;
-        Ended::Left
-    }
-
-    /// Keeps what a later session has to say.
-    fn remember(&mut self, command: &Command) {
-        match command {
-            Command::Advertise(offer) => self.config.profile.offer = offer.clone(),
-            Command::Endpoints { endpoints, home_relay } => {
-                let mut endpoints = endpoints.clone();
-                endpoints.truncate(meshd_proto::limits::MAX_ENDPOINTS);
-                self.wishes.endpoints = Some((endpoints, *home_relay));
-            }
-            Command::Interest(nodes) => {
-                self.wishes.interest = nodes.clone();
-                self.wishes.interest.truncate(meshd_proto::limits::MAX_INTEREST);
-            }
-            Command::Call { .. } | Command::Reconnect | Command::Leave => {}
-        }
+        left(&self.events, confirmed).await
     }
 
     /// What to offer as a place to resume from.
@@ -342,6 +317,27 @@ impl ControlClient {
             }
         }
         all
+    }
+}
+
+async fn left(events: &mpsc::Sender<ControlEvent>, confirmed: bool) -> Ended {
+    let _ = events.send(ControlEvent::Left { confirmed }).await;
+    Ended::Left
+}
+
+/// What is asked while nobody is there to tell. A node that leaves goes: the coordinator keeps an offline member.
+async fn asked_in_vain(asked: Option<Asked>, events: &mpsc::Sender<ControlEvent>) -> Option<Ended> {
+    match asked {
+        None => Some(Ended::OwnerGone),
+        Some(Asked::Leave) => Some(left(events, false).await),
+        Some(Asked::Call { id, .. }) => {
+            let answer = Answer::Failed {
+                message: "there is no connection to the coordinator".to_owned(),
+                hint: "try again when `meshd status` shows it connected".to_owned(),
+            };
+            let _ = events.send(ControlEvent::Reply { id, answer }).await;
+            None
+        }
     }
 }
 

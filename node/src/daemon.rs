@@ -91,6 +91,8 @@ struct Daemon {
     state: StateDir,
     identity: Identity,
     membership: Option<Membership>,
+    /// A join that the coordinator has not heard of yet.
+    joining: Option<JoinToken>,
     intent: Intent,
     host: Host,
     names: HostNames,
@@ -152,6 +154,7 @@ pub(crate) async fn run_inside(
     let host = Host::open(state.path()).await?;
     let identity = state.identity(new_identity)?;
     let membership = state.membership()?;
+    let joining = state.joining();
     let intent = state.intent()?;
     let names = match config.userspace {
         None => HostNames::start(state.path()).await?,
@@ -162,6 +165,7 @@ pub(crate) async fn run_inside(
         state,
         identity,
         membership,
+        joining,
         intent,
         host,
         names,
@@ -226,7 +230,7 @@ impl Daemon {
             "somebody removed the mesh interface: it is made again, with all that belongs to it"
         );
         self.take_down().await;
-        if self.membership.is_some() {
+        if self.membership.is_some() || self.joining.is_some() {
             self.bring_up(None).await;
         } else {
             let interface = &self.config.interface;
@@ -242,7 +246,7 @@ impl Daemon {
         }
         self.take_down().await;
         let broken = std::mem::take(&mut self.hindrance);
-        let join = join.or_else(|| {
+        let join = join.or_else(|| self.joining.as_ref().map(Join::from_token)).or_else(|| {
             let membership = self.membership.clone()?;
             let trust = membership.trust(self.state.map().map(|(map, _)| map).as_ref());
             Some(Join { membership, trust, token: None })

@@ -128,6 +128,8 @@ pub struct Mesh {
     events: mpsc::Sender<MeshEvent>,
     endpoints: Vec<Endpoint>,
     home_relay: Option<RelayId>,
+    /// The daemon does not know the newest of these two yet.
+    place_untold: bool,
     interest: Interests,
     interest_told: Instant,
     wall_told: Instant,
@@ -171,6 +173,7 @@ impl Mesh {
             events,
             endpoints: Vec::new(),
             home_relay: None,
+            place_untold: false,
             interest: Interests::default(),
             interest_told: now,
             wall_told: now,
@@ -197,7 +200,7 @@ impl Mesh {
         self.set_map(map);
         let mut burst = Vec::with_capacity(BURST);
         loop {
-            self.flush().await;
+            self.flush();
             let wake = self.next_wake();
             tokio::select! {
                 biased;
@@ -340,21 +343,20 @@ impl Mesh {
     }
 
     /// Drains every output of the engine and of the relay clients.
-    async fn flush(&mut self) {
+    fn flush(&mut self) {
         self.flush_relays();
-        let mut endpoints_changed = false;
         while let Some(event) = self.engine.poll_event() {
             match event {
                 Event::Interest(node) => self.interest.renew(node, clock::now()),
                 Event::EndpointsChanged(endpoints) => {
                     self.endpoints = endpoints;
-                    endpoints_changed = true;
+                    self.place_untold = true;
                 }
                 Event::HomeRelay(relay) => {
                     self.home_relay = Some(relay);
                     self.relays.want(relay, clock::now());
                     self.streams.want(relay);
-                    endpoints_changed = true;
+                    self.place_untold = true;
                 }
                 Event::WantRelay(relay) => {
                     self.relays.want(relay, clock::now());
@@ -405,10 +407,10 @@ impl Mesh {
                 self.interest.told(&nodes);
             }
         }
-        if endpoints_changed {
+        if self.place_untold {
             let event =
                 MeshEvent::Endpoints { endpoints: self.endpoints.clone(), home_relay: self.home_relay };
-            self.tell(event).await;
+            self.place_untold = self.events.try_send(event).is_err();
         }
     }
 
@@ -490,11 +492,6 @@ impl Mesh {
     /// Tells what the daemon looks at by itself too, a little later: a burst of it must not stop this task.
     fn hint(&self, event: MeshEvent) {
         let _ = self.events.try_send(event);
-    }
-
-    async fn tell(&self, event: MeshEvent) {
-        // The daemon outlives this task; when it does not, nobody needs to know.
-        let _ = self.events.send(event).await;
     }
 }
 

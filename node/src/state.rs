@@ -9,6 +9,7 @@ use crate::steps;
 use meshd_engine::Preshared;
 use meshd_proto::keys::{CoordinatorKey, VerifyingKey};
 use meshd_proto::netmap::{Entry, MapUpdate};
+use meshd_proto::token::JoinToken;
 use meshd_proto::{
     DecodeError, Epoch, MachineSecret, MapDigest, NetworkId, NetworkMap, NodeKey, NodeSecret, UnixSeconds,
     Version,
@@ -19,6 +20,10 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use zeroize::Zeroizing;
+
+/// The file with the token of a join that is not over.
+const JOINING: &str = "join";
 
 /// The directory with a node's files.
 #[derive(Clone, Debug)]
@@ -198,6 +203,41 @@ impl StateDir {
         self.replace("membership", &file.encode_to_vec())
     }
 
+    /// The token of a join that the coordinator has not heard of yet. A file that cannot be read counts as none:
+    /// the token can be given again.
+    pub fn joining(&self) -> Option<JoinToken> {
+        let path = self.0.join(JOINING);
+        let bytes = Zeroizing::new(match read(&path) {
+            Ok(bytes) => bytes?,
+            Err(error) => {
+                tracing::warn!(%error, "the token of an unfinished join cannot be read");
+                return None;
+            }
+        });
+        let token = std::str::from_utf8(&bytes).ok().and_then(|text| text.parse().ok());
+        if token.is_none() {
+            tracing::warn!(path = %path.display(), "the token of an unfinished join is damaged");
+        }
+        token
+    }
+
+    /// Records the token that this machine joins with.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn set_joining(&self, token: &JoinToken) -> Result<(), StateError> {
+        self.replace(JOINING, token.to_text().as_bytes())
+    }
+
+    /// The join is over, well or not.
+    ///
+    /// # Errors
+    /// When the file cannot be removed.
+    pub fn forget_joining(&self) -> Result<(), StateError> {
+        self.remove(JOINING)?;
+        self.sync_dir()
+    }
+
     /// The WireGuard preshared keys that devices joined through this node have, by their public keys.
     ///
     /// # Errors
@@ -285,14 +325,18 @@ impl StateDir {
     /// # Errors
     /// When a file cannot be removed.
     pub fn forget(&self) -> Result<(), StateError> {
-        for name in ["map", "preshared", "membership", "identity"] {
-            let path = self.0.join(name);
-            match fs::remove_file(&path) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(io_error("remove", &path, e)),
-                _ => {}
-            }
+        for name in [JOINING, "map", "preshared", "membership", "identity"] {
+            self.remove(name)?;
         }
         self.sync_dir()
+    }
+
+    fn remove(&self, name: &str) -> Result<(), StateError> {
+        let path = self.0.join(name);
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(io_error("remove", &path, e)),
+            _ => Ok(()),
+        }
     }
 
     fn replace(&self, name: &str, content: &[u8]) -> Result<(), StateError> {

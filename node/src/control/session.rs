@@ -1,10 +1,12 @@
 //! One session: hello, map updates, hints, calls, keepalives, until it ends.
 
 use super::dial::{Connection, dial};
-use super::{Backoff, Command, ControlClient, ControlEvent, Ended, SessionEnd};
+use super::wishes::Asked;
+use super::{Backoff, ControlClient, ControlEvent, Ended, SessionEnd, asked_in_vain};
 use crate::clock;
+use crate::dial::DialError;
 use meshd_proto::channel::{ChannelError, Opener, Sealer, prove_possession};
-use meshd_proto::control::{Hello, PROTOCOL_VERSION, ToCoordinator, ToNode};
+use meshd_proto::control::{Hello, Offer, PROTOCOL_VERSION, RefusalCode, ToCoordinator, ToNode};
 use meshd_proto::netmap::{ApplyError, MapUpdate};
 use meshd_proto::permit::SignedPermit;
 use meshd_proto::token::CoordinatorKeys;
@@ -40,6 +42,15 @@ struct Wire {
     /// Parts of an update that is not complete yet.
     parts: Option<MapUpdate>,
     node: Option<NodeId>,
+    told: Told,
+}
+
+/// How many of the owner's wishes of each kind this session has told.
+#[derive(Default)]
+struct Told {
+    offer: u64,
+    endpoints: u64,
+    interest: u64,
 }
 
 impl Wire {
@@ -51,16 +62,35 @@ impl Wire {
 impl ControlClient {
     /// Dials and holds one session until it ends.
     pub(super) async fn one_session(&mut self, backoff: &mut Backoff) -> SessionEnd {
-        let addresses = self.addresses();
-        let connection = match dial(&mut self.dialer, &addresses, &self.config).await {
-            Ok(connection) => connection,
-            Err(e) => return SessionEnd::Lost(e.to_string()),
+        // What was wished before is answered by this one.
+        self.reconnects = self.wishes.borrow_and_update().reconnects;
+        let connection = match self.dialled().await {
+            Ok(Ok(connection)) => connection,
+            Ok(Err(e)) => return SessionEnd::Lost(e.to_string()),
+            Err(end) => return end,
         };
         match self.hold(connection, backoff).await {
             Ok(end) => end,
             Err(_) if self.leaving => SessionEnd::Final(self.left(false).await),
             Err(e) => SessionEnd::Lost(e),
         }
+    }
+
+    /// Dials, and stops for an owner who leaves or has changed networks meanwhile.
+    async fn dialled(&mut self) -> Result<Result<Connection, DialError>, SessionEnd> {
+        let addresses = self.addresses();
+        let dialling = dial(&mut self.dialer, &addresses, &self.config);
+        tokio::pin!(dialling);
+        while self.wishes.borrow_and_update().reconnects == self.reconnects {
+            tokio::select! {
+                dialled = &mut dialling => return Ok(dialled),
+                Ok(()) = self.wishes.changed() => {}
+                asked = self.asked.recv() => if let Some(end) = asked_in_vain(asked, &self.events).await {
+                    return Err(SessionEnd::Final(end));
+                },
+            }
+        }
+        Err(SessionEnd::Again)
     }
 
     async fn hold(&mut self, connection: Connection, backoff: &mut Backoff) -> Result<SessionEnd, String> {
@@ -80,6 +110,7 @@ impl ControlClient {
             out: Vec::new(),
             parts: None,
             node: None,
+            told: Told { offer: self.wishes.borrow().offer.said, ..Told::default() },
         };
         wire.send(&ToCoordinator::Hello(Box::new(self.hello(proof)))).map_err(|e| e.to_string())?;
 
@@ -97,6 +128,13 @@ impl ControlClient {
                     return Ok(end);
                 }
             }
+            if self.wishes.borrow_and_update().reconnects != self.reconnects {
+                return Ok(SessionEnd::Again);
+            }
+            let has_room = wire.out.len() < WRITE_BACKLOG;
+            if wire.node.is_some() && has_room {
+                self.send_news(&mut wire)?;
+            }
             tokio::select! {
                 read = reader.read(&mut buffer) => {
                     let n = read.map_err(|e| format!("the connection to the coordinator broke: {e}"))?;
@@ -113,22 +151,19 @@ impl ControlClient {
                     unflushed = !wire.out.is_empty();
                     wire.out.drain(..n);
                 },
-                command = self.commands.recv(), if wire.node.is_some() && wire.out.len() < WRITE_BACKLOG => {
-                    match command {
-                        None => return Ok(SessionEnd::Final(Ended::OwnerGone)),
-                        Some(Command::Reconnect) => return Ok(SessionEnd::Again),
-                        Some(Command::Leave) => {
-                            wire.send(&ToCoordinator::Leave).map_err(|e| e.to_string())?;
-                            self.leaving = true;
-                            deadline = clock::timer_now() + LEAVE_LIMIT;
-                        },
-                        Some(command) => {
-                            self.remember(&command);
-                            if let Some(message) = self.message_of(command) {
-                                wire.send(&message).map_err(|e| e.to_string())?;
-                            }
-                        },
-                    }
+                Ok(()) = self.wishes.changed() => {}
+                asked = self.asked.recv(), if wire.node.is_none() || has_room => match asked {
+                    Some(Asked::Leave) if wire.node.is_some() => {
+                        wire.send(&ToCoordinator::Leave).map_err(|e| e.to_string())?;
+                        self.leaving = true;
+                        deadline = clock::timer_now() + LEAVE_LIMIT;
+                    },
+                    Some(Asked::Call { id, call }) if wire.node.is_some() => {
+                        wire.send(&ToCoordinator::Call { id, call }).map_err(|e| e.to_string())?;
+                    },
+                    asked => if let Some(end) = asked_in_vain(asked, &self.events).await {
+                        return Ok(SessionEnd::Final(end));
+                    },
                 },
                 _ = renew.tick(), if wire.node.is_some() => self.send_interest(&mut wire)?,
                 () = sleep_until(deadline) => return Err("the coordinator has gone silent".to_owned()),
@@ -148,31 +183,42 @@ impl ControlClient {
             client_version: profile.client_version.clone(),
             os: profile.os.clone(),
             ephemeral: profile.ephemeral,
-            offer: profile.offer.clone(),
+            offer: self.offer(),
             resume: self.resume(),
         }
     }
 
-    fn message_of(&self, command: Command) -> Option<ToCoordinator> {
-        match command {
-            Command::Advertise(offer) => Some(ToCoordinator::Advertise(offer)),
-            Command::Endpoints { .. } => self.endpoints_message(),
-            Command::Interest(_) => Some(ToCoordinator::Interest(self.wishes.interest.clone())),
-            Command::Call { id, call } => Some(ToCoordinator::Call { id, call }),
-            Command::Reconnect | Command::Leave => None,
-        }
+    fn offer(&self) -> Offer {
+        let wish = &self.wishes.borrow().offer;
+        if wish.said == 0 { self.config.profile.offer.clone() } else { wish.value.clone() }
     }
 
-    fn endpoints_message(&self) -> Option<ToCoordinator> {
-        let (endpoints, home_relay) = self.wishes.endpoints.clone()?;
-        Some(ToCoordinator::Endpoints { endpoints, home_relay })
+    /// Says what the owner wishes and this session has not told yet.
+    fn send_news(&self, wire: &mut Wire) -> Result<(), String> {
+        let wishes = self.wishes.borrow();
+        let mut messages = Vec::new();
+        if wire.told.offer != wishes.offer.said {
+            wire.told.offer = wishes.offer.said;
+            messages.push(ToCoordinator::Advertise(wishes.offer.value.clone()));
+        }
+        if wire.told.endpoints != wishes.endpoints.said {
+            wire.told.endpoints = wishes.endpoints.said;
+            let (endpoints, home_relay) = wishes.endpoints.value.clone();
+            messages.push(ToCoordinator::Endpoints { endpoints, home_relay });
+        }
+        if wire.told.interest != wishes.interest.said {
+            wire.told.interest = wishes.interest.said;
+            messages.push(ToCoordinator::Interest(wishes.interest.value.clone()));
+        }
+        messages.iter().try_for_each(|message| wire.send(message).map_err(|e| e.to_string()))
     }
 
     fn send_interest(&self, wire: &mut Wire) -> Result<(), String> {
-        if self.wishes.interest.is_empty() {
+        let nodes = self.wishes.borrow().interest.value.clone();
+        if nodes.is_empty() {
             return Ok(());
         }
-        wire.send(&ToCoordinator::Interest(self.wishes.interest.clone())).map_err(|e| e.to_string())
+        wire.send(&ToCoordinator::Interest(nodes)).map_err(|e| e.to_string())
     }
 
     async fn handle(
@@ -197,15 +243,15 @@ impl ControlClient {
                 // From now on these keys and no others: a token's hash is for the first time only.
                 self.config.trust = self.pinned(wire.keys);
                 wire.node = Some(node);
-                if let Some(message) = self.endpoints_message() {
-                    wire.send(&message).map_err(|e| e.to_string())?;
-                }
-                self.send_interest(wire)?;
+                self.send_news(wire)?;
                 let (keys, address) = (wire.keys, wire.address.clone());
                 self.report(ControlEvent::Connected { node, keys, time, address }).await
             }
             ToNode::Refused(refusal) => {
                 let temporary = refusal.code.is_temporary();
+                if refusal.code == RefusalCode::ApprovalPending {
+                    let _ = self.events.send(ControlEvent::Pending { keys: wire.keys }).await;
+                }
                 let _ = self.events.send(ControlEvent::Refused(refusal.clone())).await;
                 Ok(Some(if temporary {
                     SessionEnd::Later

@@ -174,7 +174,7 @@ async fn a_node_joins_applies_updates_and_says_where_its_map_is() {
     assert!(matches!(next(&mut events).await, ControlEvent::Alive(UnixSeconds(1))));
 
     // Wishes are remembered over a lost session, the token is not.
-    commands.send(Command::Interest(vec![NodeId(3)])).await.unwrap();
+    assert!(commands.tell(Command::Interest(vec![NodeId(3)])));
     assert_eq!(server.read().await, ToCoordinator::Interest(vec![NodeId(3)]));
     drop(server);
     assert!(matches!(next(&mut events).await, ControlEvent::Disconnected { .. }));
@@ -218,6 +218,9 @@ async fn a_final_refusal_ends_the_client_and_a_temporary_one_does_not() {
         let (mut server, _) = Server::accept(&listener).await;
         let refusal = Refusal { code, message: "no".to_owned(), hint: "yes".to_owned() };
         server.send(ToNode::Refused(refusal.clone())).await;
+        if !ends {
+            assert!(matches!(next(&mut events).await, ControlEvent::Pending { keys: k } if k == keys));
+        }
         assert!(matches!(next(&mut events).await, ControlEvent::Refused(r) if r == refusal));
         let ended = timeout(Duration::from_millis(500), tasks.join_next()).await;
         assert_eq!(ended.is_ok(), ends, "{code:?}");
@@ -260,4 +263,55 @@ async fn one_dead_address_does_not_keep_a_node_from_the_next() {
     server.welcome().await;
     assert!(matches!(next(&mut events).await, ControlEvent::Connected { .. }));
     drop(dead);
+}
+
+#[tokio::test]
+async fn a_change_of_network_ends_a_try_at_once_and_many_of_them_cost_one_session() {
+    let (listener, address) = listen().await;
+    let (_, keys) = coordinator();
+    let (client, commands, mut events) = ControlClient::new(config(address, Trust::Hash(keys.hash())));
+    let mut tasks = JoinSet::new();
+    tasks.spawn(client.run());
+    // Somebody answers the dial and says nothing more; the client's own patience is ten seconds.
+    let begun = tokio::time::Instant::now();
+    let (silent, _) = listener.accept().await.unwrap();
+    // Nobody reads it, and whoever says it never waits.
+    for n in 0..1000 {
+        assert!(commands.tell(Command::Reconnect));
+        assert!(commands.tell(Command::Interest(vec![NodeId(n)])));
+    }
+    let (mut server, _) = Server::accept(&listener).await;
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+    // A hello without an answer is such a try, too.
+    assert!(commands.tell(Command::Reconnect));
+    let (mut again, _) = Server::accept(&listener).await;
+    again.welcome().await;
+    assert!(matches!(next(&mut events).await, ControlEvent::Connected { .. }));
+    assert_eq!(again.read().await, ToCoordinator::Interest(vec![NodeId(999)]), "the newest, once");
+    // The wishes of before do not end this session.
+    assert!(commands.tell(Command::Interest(vec![])));
+    assert_eq!(again.read().await, ToCoordinator::Interest(vec![]));
+    assert!(timeout(Duration::from_millis(300), listener.accept()).await.is_err(), "another session");
+    assert!(server.stream.read_u8().await.is_err(), "the session before is over");
+    drop(silent);
+}
+
+#[tokio::test]
+async fn a_node_that_leaves_while_it_dials_goes_at_once_and_calls_are_answered() {
+    let (listener, address) = listen().await;
+    let (_, keys) = coordinator();
+    let (client, commands, mut events) = ControlClient::new(config(address, Trust::Hash(keys.hash())));
+    let mut tasks = JoinSet::new();
+    tasks.spawn(client.run());
+    let _silent = listener.accept().await.unwrap();
+    let call =
+        Call::CreateDevice { name: "phone".parse().unwrap(), key: meshd_proto::NodeKey::from_bytes([1; 32]) };
+    assert!(commands.tell(Command::Call { id: 7, call }));
+    let ControlEvent::Reply { id: 7, answer: Answer::Failed { .. } } = next(&mut events).await else {
+        panic!("an answer")
+    };
+    assert!(commands.tell(Command::Leave));
+    assert!(matches!(next(&mut events).await, ControlEvent::Left { confirmed: false }));
+    assert_eq!(timeout(SOON, tasks.join_next()).await.unwrap().unwrap().unwrap(), Ended::Left);
+    assert!(!commands.tell(Command::Reconnect), "it has ended");
 }

@@ -95,13 +95,11 @@ impl Daemon {
                 ));
             }
             // A member whose node was removed joins anew; otherwise the token is not used up.
-            (Some(_), Some(token))
-                if matches!(self.hindrance, Hindrance::Refused(_) | Hindrance::Revoked(_)) =>
-            {
-                Some(Join::from_token(&token))
-            }
+            (Some(_), Some(token)) if self.is_out() => Some(token),
             (Some(_), _) => None,
-            (None, Some(token)) => Some(Join::from_token(&token)),
+            (None, Some(token)) => Some(token),
+            // It goes on with the token of before.
+            (None, None) if self.joining.is_some() => None,
             (None, None) => return Err(how_to_join()),
         };
         let mut intent = self.intent.clone();
@@ -110,6 +108,14 @@ impl Daemon {
         }
         intent.up = true;
         self.store_intent(intent)?;
+        if let Some(token) = &join {
+            // Where the coordinator is away, or an admin has to agree first, a restart must not forget it.
+            let failed =
+                |e: crate::state::StateError| Failure::new(e.to_string(), "is the disk full or read-only?");
+            self.state.set_joining(token).map_err(failed)?;
+            self.joining = Some(token.clone());
+        }
+        let join = join.map(|token| Join::from_token(&token));
         if join.is_none() && self.running.is_some() {
             self.apply_settings().await;
         }
@@ -117,6 +123,21 @@ impl Daemon {
         self.bring_up(join).await;
         self.node_is_up().await;
         Ok(())
+    }
+
+    /// Whether a token would be used: the node was put out, or no admin has let it in yet.
+    fn is_out(&self) -> bool {
+        matches!(self.hindrance, Hindrance::Refused(_) | Hindrance::Revoked(_))
+            || self.running.as_ref().is_some_and(|r| r.map.me.is_none() && !r.link.connected)
+    }
+
+    /// The token has done its work, or is of no use.
+    pub(super) fn join_is_over(&mut self) {
+        if self.joining.take().is_some()
+            && let Err(error) = self.state.forget_joining()
+        {
+            tracing::warn!(%error, "the join token stays on disk");
+        }
     }
 
     /// Tells who waits for `up`, once names and routes are in force.
@@ -153,6 +174,7 @@ impl Daemon {
             return Response::last(Tell::Failed(failure));
         }
         self.hindrance = Hindrance::None;
+        self.join_is_over();
         self.waiting
             .fail(&Failure::new("the node was taken down before it was up", "bring it up: `meshd up`"));
         self.take_down().await;
@@ -169,7 +191,7 @@ impl Daemon {
         waiting.add(answers);
         self.leaving = Some((waiting, clock::timer_now() + LEAVE_LIMIT));
         let asked = match &self.running {
-            Some(running) => running.tell_control(Command::Leave).await,
+            Some(running) => running.tell_control(Command::Leave),
             None => false,
         };
         if !asked {
@@ -347,7 +369,13 @@ impl Daemon {
             running.tell_mesh(MeshCommand::Preshared(all)).await;
         }
         let id = running.calls.add(answers.clone());
-        running.tell_control(Command::Call { id, call: Call::CreateDevice { name, key } }).await;
+        if !running.tell_control(Command::Call { id, call: Call::CreateDevice { name, key } }) {
+            running.calls.take(id);
+            return Err(Failure::new(
+                "too many calls wait for the coordinator",
+                "try again in a few seconds",
+            ));
+        }
         Ok(())
     }
 

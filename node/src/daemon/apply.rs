@@ -9,6 +9,7 @@ use crate::mesh::{MeshCommand, MeshEvent};
 use crate::os::links::Changed;
 use crate::os::{AppliedReport, Desired, ExitChoice, HostSettings, OsError, links};
 use crate::settings::Settings;
+use crate::state::Membership;
 use meshd_proto::control::RefusalCode;
 use meshd_proto::localapi::{Failure, Problem};
 use meshd_proto::{NetworkMap, NodeId, UnixSeconds};
@@ -37,14 +38,9 @@ impl Daemon {
                 running.link.connected = true;
                 running.link.address = address;
                 running.link.reason.clear();
-                running.membership.coordinator_key = keys.control;
-                running.membership.signing_key = keys.signing;
-                let membership = running.membership.clone();
+                let membership = running.member_of(keys);
                 self.coordinator_time(time);
-                if self.membership.as_ref() != Some(&membership) {
-                    self.membership = Some(membership);
-                    self.store_membership();
-                }
+                self.keep_membership(membership);
                 self.map_confirmed();
                 self.progress("connected to the coordinator");
                 if let Some(running) = &mut self.running {
@@ -73,6 +69,10 @@ impl Daemon {
                 self.map_confirmed();
                 self.coordinator_time(time);
             }
+            ControlEvent::Pending { keys } => {
+                let membership = running.member_of(keys);
+                self.keep_membership(membership);
+            }
             ControlEvent::Refused(refusal) => {
                 running.link.connected = false;
                 running.link.reason = refusal.message.clone();
@@ -88,11 +88,13 @@ impl Daemon {
                 let failure =
                     Failure { message: refusal.message.clone(), hint: refusal.hint.clone(), exit_code };
                 self.hindrance = Hindrance::Refused(refusal);
+                self.join_is_over();
                 self.end_for_good(&failure).await;
             }
             ControlEvent::Revoked { reason } => {
                 tracing::warn!(%reason, "this node is out of the mesh");
                 self.hindrance = Hindrance::Revoked(reason.clone());
+                self.join_is_over();
                 let hint = "join again with a new token: `meshd up mesh_…`";
                 self.end_for_good(&Failure::new(format!("this node was removed: {reason}"), hint)).await;
             }
@@ -119,9 +121,9 @@ impl Daemon {
         match event {
             MeshEvent::Endpoints { endpoints, home_relay } => {
                 running.place.endpoints = endpoints.clone();
-                running.tell_control(Command::Endpoints { endpoints, home_relay }).await;
+                running.tell_control(Command::Endpoints { endpoints, home_relay });
             }
-            MeshEvent::Interest(nodes) => drop(running.tell_control(Command::Interest(nodes)).await),
+            MeshEvent::Interest(nodes) => drop(running.tell_control(Command::Interest(nodes))),
             MeshEvent::PeerChanged(peer) => {
                 // Of a map that is not in force (yet, or any more) nothing is put on the host: its exit goes
                 // down because the map lapsed.
@@ -181,7 +183,7 @@ impl Daemon {
     /// Changed settings: offer them, put them in force.
     pub(super) async fn apply_settings(&mut self) {
         if let Some(running) = &mut self.running {
-            running.tell_control(Command::Advertise(offer(&self.intent.settings))).await;
+            running.tell_control(Command::Advertise(offer(&self.intent.settings)));
             if running.applied {
                 self.apply_host(Look::BeforeUp).await;
                 return;
@@ -309,6 +311,7 @@ impl Daemon {
             self.store_membership();
             if self.unstored.is_none() {
                 tracing::info!("the membership is on disk now");
+                self.join_is_over();
             }
         }
         if self.running.is_none() {
@@ -324,6 +327,17 @@ impl Daemon {
         }
         if self.running.as_ref().is_some_and(|r| r.applied) {
             self.apply_host(Look::Soon).await;
+        }
+    }
+
+    /// The coordinator knows this machine: it needs no token any more, also after a restart.
+    fn keep_membership(&mut self, membership: Membership) {
+        if self.membership.as_ref() != Some(&membership) {
+            self.membership = Some(membership);
+            self.store_membership();
+        }
+        if self.unstored.is_none() {
+            self.join_is_over();
         }
     }
 

@@ -5,7 +5,7 @@ use super::scan::Scan;
 use super::{Join, apart};
 use crate::clock;
 use crate::config::DaemonConfig;
-use crate::control::{Command, ControlClient, ControlConfig, ControlEvent, Profile};
+use crate::control::{Command, Commands, ControlClient, ControlConfig, ControlEvent, Profile};
 use crate::data::{DataThreads, Wire};
 use crate::dial::Dialer;
 use crate::lan_health;
@@ -15,12 +15,13 @@ use crate::os::uplink::{self, Uplinks};
 use crate::os::{FWMARK, IfName};
 use crate::outside_names::OutsideNames;
 use crate::portmap;
-use crate::state::{Identity, Intent, StateDir};
+use crate::state::{Identity, Intent, Membership, StateDir};
 use crate::udp::UdpSockets;
 use crate::userspace::Service;
 use meshd_dns::Names;
 use meshd_proto::control::Offer;
 use meshd_proto::localapi::{Failure, Problem, Response, Tell};
+use meshd_proto::token::CoordinatorKeys;
 use meshd_proto::{Endpoint, Hostname, NetworkMap, NodeId, NodeKey, RelayId, UnixSeconds};
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -155,7 +156,7 @@ pub(super) struct Around {
 /// A node that is up.
 pub(super) struct Running {
     pub(super) mesh: mpsc::Sender<MeshCommand>,
-    pub(super) control: mpsc::Sender<Command>,
+    control: Commands,
     control_events: mpsc::Receiver<ControlEvent>,
     mesh_events: mpsc::Receiver<MeshEvent>,
     host_events: mpsc::Receiver<Changed>,
@@ -168,7 +169,7 @@ pub(super) struct Running {
     pub(super) service: Option<Service>,
     pub(super) wire: Arc<Wire>,
     /// Where it is joining or has joined; written to disk with the first welcome.
-    pub(super) membership: crate::state::Membership,
+    membership: Membership,
     pub(super) map: Arc<NetworkMap>,
     pub(super) lease: MapLease,
     pub(super) link: Link,
@@ -316,13 +317,20 @@ impl Running {
         }
     }
 
-    /// Tells the control client, which may have ended for good (refused, revoked): then `false`.
-    pub(super) async fn tell_control(&self, command: Command) -> bool {
-        let told = self.control.send(command).await.is_ok();
+    /// Tells the control client, which may have ended for good (refused, revoked): then `false`. Never waits.
+    pub(super) fn tell_control(&self, command: Command) -> bool {
+        let told = self.control.tell(command);
         if !told {
-            tracing::debug!("the control client has ended");
+            tracing::debug!("the control client has ended, or has too much to do");
         }
         told
+    }
+
+    /// The membership with the keys that the coordinator has proved.
+    pub(super) fn member_of(&mut self, keys: CoordinatorKeys) -> Membership {
+        self.membership.coordinator_key = keys.control;
+        self.membership.signing_key = keys.signing;
+        self.membership.clone()
     }
 
     /// Whether there is a session with `node`; asks for one where there is none.
@@ -398,7 +406,7 @@ impl Running {
     /// After a change of network, or a sleep: every path and every connection may be dead.
     pub(super) async fn prove_everything(&mut self) {
         self.tell_mesh(MeshCommand::LinksChanged).await;
-        self.tell_control(Command::Reconnect).await;
+        self.tell_control(Command::Reconnect);
         self.resolve_relays(true);
     }
 

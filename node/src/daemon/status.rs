@@ -94,7 +94,7 @@ impl Daemon {
             (_, Some(r)) if r.applied && r.link.connected => "up",
             (_, Some(r)) if r.applied => "up-offline",
             (_, Some(_)) => "connecting",
-            (_, None) if self.membership.is_none() => "needs-token",
+            (_, None) if self.membership.is_none() && self.joining.is_none() => "needs-token",
             (_, None) => "stopped",
         }
     }

@@ -66,3 +66,28 @@ fn membership_and_intent_come_back_as_stored_and_forgetting_removes_the_keys() {
     assert!(state.membership().unwrap().is_none() && !state.path().join("identity").exists());
     assert_eq!(state.intent().unwrap(), intent, "what the user chose stays");
 }
+
+#[test]
+fn the_token_of_an_unfinished_join_is_private_kept_and_forgotten() {
+    let (_keep, state) = fixture();
+    assert_eq!(state.joining(), None);
+    let token = JoinToken::new(
+        vec!["192.0.2.1:443".to_owned()],
+        NetworkId::from_bytes([9; 16]),
+        meshd_proto::token::KeysHash::from_bytes([3; 32]),
+        meshd_proto::token::TokenSecret::from_bytes([4; 16]),
+    )
+    .unwrap();
+    state.set_joining(&token).unwrap();
+    assert_eq!(state.joining(), Some(token.clone()));
+    let path = state.path().join(JOINING);
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    state.forget_joining().unwrap();
+    state.forget_joining().unwrap();
+    assert!(state.joining().is_none() && !path.exists());
+    state.set_joining(&token).unwrap();
+    state.forget().unwrap();
+    assert!(!path.exists(), "who leaves keeps no secret");
+    fs::write(&path, "mesh_something").unwrap();
+    assert_eq!(state.joining(), None, "a damaged one is none");
+}
