@@ -6,7 +6,9 @@ mod common;
 use common::{Coordinator, ROOT};
 use meshd_coordinator::clock;
 use meshd_coordinator::service::RecordInput;
-use meshd_node::control::{Command, ControlClient, ControlConfig, ControlEvent, Ended, Profile, Trust};
+use meshd_node::control::{
+    Command, Commands, ControlClient, ControlConfig, ControlEvent, Ended, Profile, Trust,
+};
 use meshd_node::outside_names::OutsideNames;
 use meshd_proto::control::{Answer, Call, Offer, RefusalCode};
 use meshd_proto::token::{CoordinatorKeys, JoinToken};
@@ -26,7 +28,7 @@ const SOON: Duration = Duration::from_secs(20);
 /// A node's control client, and what it last reported.
 struct Node {
     config: ControlConfig,
-    commands: mpsc::Sender<Command>,
+    commands: Commands,
     events: mpsc::Receiver<ControlEvent>,
     tasks: JoinSet<Ended>,
     map: Option<Arc<NetworkMap>>,
@@ -136,8 +138,8 @@ async fn two_nodes_join_see_each_other_and_a_route_once_it_is_approved() {
 
     // Hints go both ways once one of them is interested.
     let home: Endpoint = Endpoint("192.0.2.5:41820".parse().unwrap());
-    pi.commands.send(Command::Endpoints { endpoints: vec![home], home_relay: None }).await.unwrap();
-    laptop.commands.send(Command::Interest(vec![pi_id])).await.unwrap();
+    assert!(pi.commands.tell(Command::Endpoints { endpoints: vec![home], home_relay: None }));
+    assert!(laptop.commands.tell(Command::Interest(vec![pi_id])));
     let hint = |e: &ControlEvent, about: NodeId| match e {
         ControlEvent::Hints(hints) => hints.iter().find(|h| h.node == about).cloned(),
         _ => None,
@@ -148,7 +150,7 @@ async fn two_nodes_join_see_each_other_and_a_route_once_it_is_approved() {
     // A plain device behind the Pi.
     let name: Hostname = "phone".parse().unwrap();
     let key = NodeSecret::from_bytes([77; 32]).public();
-    pi.commands.send(Command::Call { id: 5, call: Call::CreateDevice { name, key } }).await.unwrap();
+    assert!(pi.commands.tell(Command::Call { id: 5, call: Call::CreateDevice { name, key } }));
     let addrs = pi
         .until(|e| match e {
             ControlEvent::Reply { id: 5, answer: Answer::Device { addrs, .. } } => Some(*addrs),
@@ -158,9 +160,9 @@ async fn two_nodes_join_see_each_other_and_a_route_once_it_is_approved() {
     laptop.map(|m| m.owners(Prefix::host(addrs.v4.into())).any(|o| o == pi_id)).await;
 
     // Changing the offer takes the route away.
-    pi.commands.send(Command::Advertise(Offer::default())).await.unwrap();
+    assert!(pi.commands.tell(Command::Advertise(Offer::default())));
     laptop.map(|m| m.owners(lan()).next().is_none()).await;
-    pi.commands.send(Command::Leave).await.unwrap();
+    assert!(pi.commands.tell(Command::Leave));
     assert_eq!(pi.ended().await, Ended::Left);
     laptop.map(|m| m.peers.is_empty()).await;
 }
