@@ -38,7 +38,7 @@ STEP := bash .ci/step
 LAB_OWN := interop torture
 LAB_TESTS := $(filter-out $(LAB_OWN),$(sort $(basename $(notdir $(wildcard tests/lab/tests/*.rs)))))
 
-.PHONY: help start host-dns nat-grid recovery demo test setup root build lint tidy deny unit web web-quick web-rows web-schema screenshots lab interop fuzz torture bulk bench bench-control bench-micro deb deb-test static clean gateway-swap
+.PHONY: help start host-dns nat-grid recovery demo demo-fresh test setup root build lint tidy deny unit web web-quick web-rows web-schema screenshots lab interop fuzz torture bulk bench bench-control bench-micro deb deb-test static clean gateway-swap
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -46,6 +46,10 @@ help: ## list the targets
 
 demo: root setup build ## a small internet on this machine, the four commands, and what is on the wire
 	@$(STEP) demo "$(CARGO_TARGET_DIR)/debug/meshd-demo"
+
+demo-fresh: root ## the demo on a clean clone in a minimal Debian tree (TARGETS=demo, WARM=1 with the build output)
+	@bash .ci/setup
+	@$(STEP) demo-fresh bash tests/fresh/run $(or $(TARGETS),demo)
 
 test: root setup ## everything that CI runs
 	@bash .ci/steps build lint tidy deny unit web-quick lab interop fuzz torture bench-control deb-test
