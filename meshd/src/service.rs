@@ -58,12 +58,24 @@ pub(crate) fn start(socket: &Path, no_service: bool) -> anyhow::Result<Started> 
 fn unit() -> anyhow::Result<Started> {
     if !PACKAGED_UNITS.iter().any(|p| Path::new(p).exists()) {
         let exe = std::env::current_exe().context("cannot find this program's path")?;
+        if let Some(folder) = hidden_from_units(&exe) {
+            return Err(CliError::new(
+                format!("this program is at {}, and a service cannot start a program below {folder}", exe.display()),
+                format!("install it: `sudo install {} /usr/local/bin/`, then `sudo meshd up …` (or `meshd up --no-service`)", exe.display()),
+            )
+            .into());
+        }
         let text = UNIT.replace("/usr/bin/meshd", &exe.display().to_string());
         std::fs::write(UNIT_PATH, text).with_context(|| format!("cannot write {UNIT_PATH}"))?;
         systemctl(&["daemon-reload"])?;
     }
     systemctl(&["enable", "--now", "meshd.service"])?;
     Ok(Started::Unit)
+}
+
+/// The folder above `exe` that the unit does not see (`ProtectHome`, `PrivateTmp`).
+fn hidden_from_units(exe: &Path) -> Option<&'static str> {
+    ["/home", "/root", "/run/user", "/tmp", "/var/tmp"].into_iter().find(|folder| exe.starts_with(folder))
 }
 
 fn systemctl(args: &[&str]) -> anyhow::Result<()> {
@@ -91,4 +103,18 @@ fn process(socket: &Path) -> anyhow::Result<Started> {
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).process_group(0);
     let child = command.spawn().context("cannot start the daemon")?;
     Ok(Started::Process(child.id()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_unit_is_not_made_for_a_program_that_it_would_not_see() {
+        assert_eq!(hidden_from_units(Path::new("/root/.cache/meshd/target/debug/meshd")), Some("/root"));
+        assert_eq!(hidden_from_units(Path::new("/home/kim/meshd")), Some("/home"));
+        assert_eq!(hidden_from_units(Path::new("/usr/local/bin/meshd")), None);
+        assert_eq!(hidden_from_units(Path::new("/rooted/meshd")), None, "whole names only");
+        assert!(UNIT.contains("ProtectHome=yes") && UNIT.contains("PrivateTmp=yes"));
+    }
 }
