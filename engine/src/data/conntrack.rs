@@ -7,7 +7,7 @@
 //! end would begin it anew from this side, and its peer's packets would pass as replies.
 //!
 //! The table is bounded: 16 shards, each with a lock of its own, sets of 8 entries in which the oldest
-//! makes room. Hashing is keyed, so that a stranger cannot aim at one set.
+//! makes room; fragments and flows that nobody answered go before those that live. Hashing is keyed, so that a stranger cannot aim at one set.
 
 mod table;
 
@@ -23,18 +23,23 @@ const SHARDS: usize = 16;
 /// Flows that are kept at most: about 100 MB when all are in use, little while few are.
 const MAX_FLOWS: usize = 1 << 20;
 
+/// Sets of a shard that are judged again under one lock.
+const SWEPT_AT_ONCE: usize = 128;
+
 /// Milliseconds after which a flow without packets is forgotten.
 mod idle {
     /// RFC 5382 REQ-5: at least 2 hours and 4 minutes.
     pub(super) const TCP: u64 = 7_440_000;
     /// After FIN from both sides or RST: room for late segments (RFC 5382 REQ-6).
     pub(super) const TCP_CLOSED: u64 = 60_000;
+    /// Nothing came back yet: longer than any SYN is repeated, short enough for a scan to pass by.
+    pub(super) const TCP_UNANSWERED: u64 = 130_000;
     /// RFC 4787 REQ-5: at least 2 minutes; 3 for the comfort of DNS and VoIP.
     pub(super) const UDP: u64 = 180_000;
     /// RFC 5508 REQ-2: at least 60 seconds.
     pub(super) const ICMP: u64 = 60_000;
-    /// Fragments of one packet arrive together (RFC 8200 §4.5: 60 s).
-    pub(super) const FRAGMENT: u64 = 60_000;
+    /// Fragments of one packet arrive together; each such packet has an entry of its own, so they go soon.
+    pub(super) const FRAGMENT: u64 = 10_000;
     /// Protocols without ports, and flows that were cut.
     pub(super) const OTHER: u64 = 600_000;
 }
@@ -317,17 +322,29 @@ impl Conntrack {
     /// `allows` also gets the peer that the flow belongs to.
     pub fn sweep(&self, when: Judgement, allows: impl Fn(&Flow, NodeId) -> Option<RuleMark>) -> usize {
         let mut cut = 0;
+        let judge = |entry: &mut Entry| {
+            if entry.begun != Begun::Inbound || entry.key.fragment.is_some() || entry.is_expired(when.stamp) {
+                return 0;
+            }
+            if let Some(rule) = allows(&entry.forward().flow(), entry.owner) {
+                entry.renew(rule, when);
+                return 0;
+            }
+            let lives = entry.standing == Standing::Live;
+            if lives {
+                entry.cut(when);
+            }
+            usize::from(lives)
+        };
         for shard in &self.shards {
-            for entry in lock(shard).entries() {
-                if entry.begun != Begun::Inbound || entry.key.fragment.is_some() {
-                    continue;
-                }
-                if let Some(rule) = allows(&entry.forward().flow(), entry.owner) {
-                    entry.renew(rule, when);
-                } else if entry.standing == Standing::Live && !entry.is_expired(when.stamp) {
-                    entry.cut(when);
-                    cut += 1;
-                }
+            // A part at a time: the data threads wait for the lock. Growing in between moves entries to
+            // later sets only.
+            let mut from = 0;
+            loop {
+                let mut shard = lock(shard);
+                let Some(sets) = shard.sets_from(from, SWEPT_AT_ONCE) else { break };
+                cut += sets.map(&judge).sum::<usize>();
+                from += SWEPT_AT_ONCE;
             }
         }
         cut
@@ -383,6 +400,9 @@ const fn keeps_flow(packet: &Packet) -> bool {
     }
 }
 
+/// Clients' ports begin here (Linux; elsewhere higher).
+const EPHEMERAL: u16 = 32_768;
+
 /// Which side began a flow whose first seen packet goes out; `None`: it answers something that is not
 /// in the table, and begins nothing.
 const fn begins(packet: &Packet, tuple: &Tuple) -> Option<Begun> {
@@ -392,12 +412,13 @@ const fn begins(packet: &Packet, tuple: &Tuple) -> Option<Begun> {
                 None
             } else if flags & tcp_flag::SYN != 0 {
                 if flags & tcp_flag::ACK == 0 { Some(Begun::Outbound) } else { None }
-            } else if tuple.ports.src < tuple.ports.dst {
-                // In the middle of a connection that was there before this table: servers have the
-                // lower port. Then the policy is asked, as it was when the connection began.
-                Some(Begun::Inbound)
-            } else {
+            } else if tuple.ports.src >= EPHEMERAL && tuple.ports.dst < EPHEMERAL {
+                // In the middle of a connection that was there before this table, from a client's port here
+                // to a server's there. The peer chooses its port, but not ours.
                 Some(Begun::Outbound)
+            } else {
+                // Anything else may be a peer's: the policy is asked, as it was when the connection began.
+                Some(Begun::Inbound)
             }
         }
         Upper::Echo { request, .. } => {

@@ -23,6 +23,8 @@ pub(super) struct Entry {
     closed: u8,
     /// The rule that let it in, of that generation.
     pub(super) rule: RuleMark,
+    /// A packet went the other way.
+    answered: bool,
     pub(super) generation: u64,
     /// The peer at the other end.
     pub(super) owner: NodeId,
@@ -48,6 +50,7 @@ impl Entry {
             begun_by_a,
             closed: 0,
             rule: RuleMark::NONE,
+            answered: false,
             generation: when.generation,
             owner,
             last: when.stamp,
@@ -70,11 +73,12 @@ impl Entry {
     /// Notes a packet of the flow.
     pub(super) fn touch(&mut self, packet: &Packet, tuple: &Tuple, stamp: u64) {
         self.last = stamp;
+        let from_a = self.key.a == (tuple.src, tuple.ports.src);
+        self.answered |= from_a != self.begun_by_a;
         if let Upper::Tcp { flags, .. } = packet.upper {
             if flags & tcp_flag::RST != 0 {
                 self.closed = CLOSED;
             } else if flags & tcp_flag::FIN != 0 {
-                let from_a = self.key.a == (tuple.src, tuple.ports.src);
                 self.closed |= if from_a { CLOSED_BY_A } else { CLOSED_BY_B };
             } else if flags & tcp_flag::SYN != 0 {
                 self.closed = 0;
@@ -101,12 +105,20 @@ impl Entry {
             (Some(_), _, _) => idle::FRAGMENT,
             (None, Standing::Cut, _) => idle::OTHER,
             (None, Standing::Live, TCP) if self.closed == CLOSED => idle::TCP_CLOSED,
+            (None, Standing::Live, TCP) if !self.answered => idle::TCP_UNANSWERED,
             (None, Standing::Live, TCP) => idle::TCP,
             (None, Standing::Live, UDP) => idle::UDP,
             (None, Standing::Live, ICMP | ICMPV6) => idle::ICMP,
             (None, Standing::Live, _) => idle::OTHER,
         };
         stamp.saturating_sub(self.last) > idle
+    }
+}
+
+impl Entry {
+    /// Whether it is worth more than another one: a flow that both sides use.
+    const fn lives(&self) -> bool {
+        self.key.fragment.is_none() && self.answered && self.closed != CLOSED
     }
 }
 
@@ -163,10 +175,9 @@ impl Shard {
         ways.iter().position(same).or_else(|| ways.iter().position(free))
     }
 
-    /// The least recently used way; flows that ended go first, flows that were cut last.
+    /// The least recently used way; what both sides use goes after the rest, flows that were cut last.
     fn oldest(&self, set: usize) -> usize {
-        let rank =
-            |e: &Option<Entry>| e.as_ref().map(|e| (e.standing == Standing::Cut, e.closed != CLOSED, e.last));
+        let rank = |e: &Option<Entry>| e.as_ref().map(|e| (e.standing == Standing::Cut, e.lives(), e.last));
         let ways = self.sets[set].iter().enumerate();
         ways.min_by_key(|(_, e)| rank(e)).map_or(0, |(i, _)| i)
     }
@@ -183,8 +194,10 @@ impl Shard {
         }
     }
 
-    pub(super) fn entries(&mut self) -> impl Iterator<Item = &mut Entry> {
-        self.sets.iter_mut().flatten().flatten()
+    /// The entries of `count` sets from the `first` on; `None` behind the last one.
+    pub(super) fn sets_from(&mut self, first: usize, count: usize) -> Option<impl Iterator<Item = &mut Entry>> {
+        let end = self.sets.len().min(first + count);
+        Some(self.sets.get_mut(first..end).filter(|sets| !sets.is_empty())?.iter_mut().flatten().flatten())
     }
 
     pub(super) fn len(&self) -> usize {

@@ -175,9 +175,12 @@ fn a_connection_that_was_there_before_the_table_is_taken_up_by_its_ports() {
     // Our server's segment: the policy is asked about the client's connection.
     assert_eq!(t.outbound(&tcp(A, B, (22, 5000), ACK), at(1, 1), no, to_peer), Outbound::To(PEER));
     assert_eq!(judge(&t, &tcp(B, A, (5000, 22), ACK), PEER, at(1, 2), no), Inbound::Denied);
+    // A port that the peer picked does not make its server's segment a client's.
+    assert_eq!(t.outbound(&tcp(A, B, (8080, 2000), ACK), at(1, 3), no, to_peer), Outbound::To(PEER));
+    assert_eq!(judge(&t, &tcp(B, A, (2000, 8080), ACK), PEER, at(1, 4), no), Inbound::Denied);
     // Our client's segment: what comes back is a reply.
-    assert_eq!(t.outbound(&tcp(A, B, (5000, 22), ACK), at(1, 3), no, to_peer), Outbound::To(PEER));
-    assert_eq!(judge(&t, &tcp(B, A, (22, 5000), ACK), PEER, at(1, 4), no), Inbound::Pass);
+    assert_eq!(t.outbound(&tcp(A, B, (50_000, 22), ACK), at(1, 3), no, to_peer), Outbound::To(PEER));
+    assert_eq!(judge(&t, &tcp(B, A, (22, 50_000), ACK), PEER, at(1, 4), no), Inbound::Pass);
     // A reset and an answer to a SYN begin nothing.
     for flags in [RST | ACK, SYN | ACK] {
         assert_eq!(t.outbound(&tcp(A, B, (6000, 22), flags), at(1, 5), no, to_peer), Outbound::To(PEER));
@@ -198,6 +201,9 @@ fn flows_end_by_their_own_idle_times() {
     ends(&echo(A, B, true), &echo(B, A, false), idle::ICMP);
     let (out, back) = (tcp(A, B, (5000, 80), SYN), tcp(B, A, (80, 5000), ACK));
     t.outbound(&out, at(1, 1), no, to_peer);
+    assert_eq!(judge(&t, &back, PEER, at(1, idle::TCP_UNANSWERED + 2), no), Inbound::Denied, "nobody answered");
+    t.outbound(&out, at(1, 1), no, to_peer);
+    assert_eq!(judge(&t, &back, PEER, at(1, 2), no), Inbound::Pass);
     assert_eq!(judge(&t, &back, PEER, at(1, idle::TCP), no), Inbound::Pass);
     judge(&t, &tcp(B, A, (80, 5000), RST), PEER, at(1, idle::TCP), no);
     assert_eq!(judge(&t, &back, PEER, at(1, idle::TCP + idle::TCP_CLOSED + 1), no), Inbound::Denied);
@@ -237,4 +243,23 @@ fn a_redirect_and_neighbour_discovery_never_come_in_whatever_the_policy_allows()
     };
     assert_eq!(kinds(ICMP, 0..=255), [5]);
     assert_eq!(kinds(ICMPV6, 0..=255), [133, 134, 135, 136, 137]);
+}
+
+#[test]
+fn a_scan_and_a_flood_of_fragments_do_not_push_out_what_both_sides_use() {
+    let t = Conntrack::with_limit([7; 16], 65_536);
+    let (out, back) = (tcp(A, B, (50_000, 22), SYN), tcp(B, A, (22, 50_000), ACK));
+    t.outbound(&out, at(1, 1), no, to_peer);
+    assert_eq!(judge(&t, &back, PEER, at(1, 2), no), Inbound::Pass);
+    for i in 0..300_000u32 {
+        let [_, b, c, d] = i.to_be_bytes();
+        judge(&t, &tcp([10, b, c, d], A, (5000, 22), SYN), PEER, at(1, 3), yes);
+        t.note_fragment(
+            Key { protocol: packet::UDP, fragment: Some(i), a: (B.into(), 0), b: (A.into(), 0) },
+            PEER,
+            Begun::Inbound,
+            at(1, 3),
+        );
+    }
+    assert_eq!(judge(&t, &back, PEER, at(1, 4), no), Inbound::Pass);
 }
