@@ -6,7 +6,7 @@
 use super::body::{Body, Busy, RequestBody, Source, TooLong};
 use super::filters::{Done, Exchange};
 use super::headers::{join_cookies, strip_hop, upgrade};
-use super::pool::{Connection, Failed};
+use super::pool::{Connection, Failed, Http2};
 use super::request::answer;
 use crate::clock;
 use crate::conn::Peer;
@@ -282,9 +282,13 @@ impl Try<'_> {
     }
 
     async fn http2(&self, shared: &Arc<Shared>, request: Request<RequestBody>, busy: Busy) -> Tried {
+        let asked = clock::now();
         let sender = {
             let mut held = self.endpoint.pool.shared.lock().await;
-            match held.as_ref().filter(|s| !s.is_closed() && !self.fresh) {
+            if let Some((_, kind)) = held.failed.filter(|(at, _)| *at >= asked) {
+                return Err((Fault::Connect(kind.into()), Some(request)));
+            }
+            match held.sender.as_ref().filter(|s| !s.is_closed() && !self.fresh) {
                 Some(sender) => sender.clone(),
                 None => {
                     let stream = match shared
@@ -292,7 +296,10 @@ impl Try<'_> {
                         .await
                     {
                         Ok(stream) => stream,
-                        Err(error) => return Err((Fault::Connect(error), Some(request))),
+                        Err(error) => {
+                            held.failed = Some((clock::now(), error.kind()));
+                            return Err((Fault::Connect(error), Some(request)));
+                        }
                     };
                     let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
                     builder
@@ -310,7 +317,7 @@ impl Try<'_> {
                             tracing::debug!(%error, "an HTTP/2 connection to a backend ended");
                         }
                     });
-                    *held = Some(sender.clone());
+                    *held = Http2 { sender: Some(sender.clone()), failed: None };
                     sender
                 }
             }

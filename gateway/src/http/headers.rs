@@ -11,6 +11,7 @@ static FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 static FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 static REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+static HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
 /// Removes the fields that end at this hop (RFC 9110 §7.6.1), and those that `Connection` names.
@@ -40,6 +41,7 @@ pub(super) fn strip_hop(headers: &mut HeaderMap) {
         &PROXY_CONNECTION,
         &header::TRANSFER_ENCODING,
         &header::UPGRADE,
+        &HTTP2_SETTINGS,
         &header::PROXY_AUTHORIZATION,
     ] {
         headers.remove(name);
@@ -64,9 +66,11 @@ pub(super) fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
     let wanted = headers.get(header::UPGRADE)?;
     let names = headers.get_all(header::CONNECTION).iter().filter_map(|v| v.to_str().ok());
     let listed = names.flat_map(|v| v.split(',')).any(|v| v.trim().eq_ignore_ascii_case("upgrade"));
-    // HTTP/2 in the clear is spoken by prior knowledge only.
-    let h2c = wanted.as_bytes().eq_ignore_ascii_case(b"h2c");
-    (listed && !h2c).then(|| wanted.clone())
+    // HTTP/2 in the clear is spoken by prior knowledge only: in a tunnel it would ask for other paths and
+    // hosts past the rules. One value in one field, so that nobody reads a second one.
+    let several = headers.get_all(header::UPGRADE).iter().count() > 1;
+    let h2c = wanted.as_bytes().split(|b| *b == b',').any(|v| v.trim_ascii().eq_ignore_ascii_case(b"h2c"));
+    (listed && !h2c && !several).then(|| wanted.clone())
 }
 
 /// Says who the client is. What it said itself stays only when the listener trusts it.
@@ -190,7 +194,14 @@ mod tests {
             upgrade(&headers(&[("upgrade", "websocket"), ("connection", "keep-alive, Upgrade")])).is_some()
         );
         assert!(upgrade(&headers(&[("upgrade", "websocket")])).is_none());
-        assert!(upgrade(&headers(&[("upgrade", "h2c"), ("connection", "upgrade")])).is_none());
+        for forbidden in ["h2c", "H2C", "websocket, h2c", "foo,h2c"] {
+            assert!(
+                upgrade(&headers(&[("upgrade", forbidden), ("connection", "upgrade")])).is_none(),
+                "{forbidden}"
+            );
+        }
+        let two = headers(&[("upgrade", "websocket"), ("upgrade", "h2c"), ("connection", "upgrade")]);
+        assert!(upgrade(&two).is_none());
     }
 
     #[test]

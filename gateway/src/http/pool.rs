@@ -37,7 +37,15 @@ pub struct Pool {
     idle: Mutex<Vec<Connection>>,
     most: usize,
     /// The HTTP/2 connection; the lock is held while one is made, so that one is made.
-    pub(super) shared: tokio::sync::Mutex<Option<http2::SendRequest<RequestBody>>>,
+    pub(super) shared: tokio::sync::Mutex<Http2>,
+}
+
+/// The HTTP/2 connection of an endpoint.
+#[derive(Default)]
+pub(super) struct Http2 {
+    pub(super) sender: Option<http2::SendRequest<RequestBody>>,
+    /// When making one failed last, and how: who waited for it meanwhile does not try the same again.
+    pub(super) failed: Option<(Instant, std::io::ErrorKind)>,
 }
 
 impl fmt::Debug for Pool {
@@ -49,7 +57,7 @@ impl fmt::Debug for Pool {
 impl Pool {
     /// A pool that keeps at most `most` idle connections.
     pub fn new(most: usize) -> Self {
-        Self { idle: Mutex::new(Vec::new()), most, shared: tokio::sync::Mutex::new(None) }
+        Self { idle: Mutex::new(Vec::new()), most, shared: tokio::sync::Mutex::default() }
     }
 
     /// An idle connection that still stands.

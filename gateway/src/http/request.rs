@@ -21,6 +21,10 @@ const ACME_PATH: &str = "/.well-known/acme-challenge/";
 /// Answers one request.
 pub(super) async fn handle(peer: &Arc<Peer>, request: Request<Incoming>) -> Response<Body> {
     let mut entry = Box::new(Entry::new(peer, &request, clock::now()));
+    // Behind such a request nobody watches the framing of what follows (`wire::framing`): unless the protocol
+    // does change, nothing follows.
+    let unwatched = request.version() < Version::HTTP_2
+        && (request.method() == Method::CONNECT || request.headers().contains_key(header::UPGRADE));
     let mut response = match admit(peer, &request) {
         Ok(host) => route(peer, request, host, &mut entry).await,
         Err((status, why)) => {
@@ -28,6 +32,9 @@ pub(super) async fn handle(peer: &Arc<Peer>, request: Request<Incoming>) -> Resp
             answer(status, why)
         }
     };
+    if unwatched && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     entry.status = response.status().as_u16();
     response.body_mut().finish_with(entry);
     response

@@ -204,7 +204,8 @@ fn after(head: &[u8]) -> Result<State, Ambiguous> {
     if request.iter().filter(|b| **b == b' ').count() != 2 || request.contains(&b'\t') {
         return Err(Ambiguous::Line);
     }
-    let (mut length, mut chunked, mut hosts, mut opaque) = (None, false, 0, request.starts_with(b"CONNECT "));
+    let (mut length, mut chunked, mut hosts) = (None, false, 0);
+    let (mut upgrade, mut listed) = (false, false);
     for line in lines {
         let line = line?;
         let colon = memchr::memchr(b':', line).ok_or(Ambiguous::Line)?;
@@ -225,9 +226,13 @@ fn after(head: &[u8]) -> Result<State, Ambiguous> {
         } else if name.eq_ignore_ascii_case(b"host") {
             hosts += 1;
         } else if name.eq_ignore_ascii_case(b"upgrade") {
-            opaque = true;
+            upgrade = true;
+        } else if name.eq_ignore_ascii_case(b"connection") {
+            listed |= value.split(|b| *b == b',').any(|v| v.trim_ascii().eq_ignore_ascii_case(b"upgrade"));
         }
     }
+    // Both fields, as RFC 9110 §7.8 wants it; one alone changes nothing.
+    let opaque = request.starts_with(b"CONNECT ") || upgrade && listed;
     let required = request.ends_with(b"HTTP/1.1");
     if hosts > 1 || hosts == 0 && required {
         return Err(Ambiguous::Host);

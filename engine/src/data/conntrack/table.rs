@@ -195,7 +195,11 @@ impl Shard {
     }
 
     /// The entries of `count` sets from the `first` on; `None` behind the last one.
-    pub(super) fn sets_from(&mut self, first: usize, count: usize) -> Option<impl Iterator<Item = &mut Entry>> {
+    pub(super) fn sets_from(
+        &mut self,
+        first: usize,
+        count: usize,
+    ) -> Option<impl Iterator<Item = &mut Entry>> {
         let end = self.sets.len().min(first + count);
         Some(self.sets.get_mut(first..end).filter(|sets| !sets.is_empty())?.iter_mut().flatten().flatten())
     }

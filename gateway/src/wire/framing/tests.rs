@@ -73,7 +73,10 @@ fn what_two_servers_may_read_in_two_ways_is_refused() {
         ("GET  / HTTP/1.1\r\nHost: a\r\n\r\n", Ambiguous::Line),
         ("GET / HTTP/1.1\nHost: a\n\n", Ambiguous::Line),
         ("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", Ambiguous::Coding),
-        ("GET / HTTP/1.1\r\nHost: a\r\nUpgrade: x\r\nContent-Length: 3\r\n\r\n", Ambiguous::LengthAndCoding),
+        (
+            "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: x\r\nConnection: a, Upgrade\r\nContent-Length: 3\r\n\r\n",
+            Ambiguous::LengthAndCoding,
+        ),
     ] {
         assert_eq!(pass(head.as_bytes(), 4096).1, Some(expected), "{head:?}");
     }
