@@ -11,22 +11,25 @@ mod tcp;
 use super::netstack::Netstack;
 use super::stack::{Beyond, Tuple};
 use flows::Sink;
+use meshd_proto::addr::is_public_unicast;
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-/// Flows of datagrams at once.
-const MAX_FLOWS: usize = 512;
+/// Flows of datagrams at once; the one that is silent for longest makes room.
+const MAX_FLOWS: usize = 2048;
+/// Of one peer.
+const MAX_FLOWS_OF_PEER: usize = MAX_FLOWS / 4;
 /// Datagrams that wait for one flow's socket.
 const FLOW_QUEUE: usize = 64;
 
 /// What was not forwarded.
 #[derive(Debug, Default)]
 pub struct ForwardCounters {
-    /// Datagrams over the limit of flows, or faster than their socket takes them.
+    /// Flows that made room for others, and datagrams faster than their socket takes them.
     pub flows_full: AtomicU64,
     /// Echo requests where the host allows no unprivileged ping sockets.
     pub no_ping: AtomicU64,
@@ -51,6 +54,81 @@ impl ForwardCounters {
 enum Flow {
     Udp(Tuple),
     Echo { local: IpAddr, remote: IpAddr, id: u16 },
+}
+
+impl Flow {
+    const fn peer(&self) -> IpAddr {
+        match self {
+            Self::Udp(tuple) => tuple.remote.ip(),
+            Self::Echo { remote, .. } => *remote,
+        }
+    }
+}
+
+/// The queues of the flows, and when each was last used.
+#[derive(Default)]
+struct Flows {
+    queues: HashMap<Flow, (mpsc::Sender<Vec<u8>>, u64)>,
+    /// Counts datagrams: the order of use.
+    used: u64,
+}
+
+impl Flows {
+    /// Gives a datagram to its flow, which `open` makes where there is none.
+    fn send(
+        &mut self,
+        flow: Flow,
+        payload: Vec<u8>,
+        counters: &ForwardCounters,
+        open: impl FnOnce(mpsc::Receiver<Vec<u8>>),
+    ) {
+        let full = || counters.flows_full.fetch_add(1, Ordering::Relaxed);
+        self.used += 1;
+        if let Some((queue, last)) = self.queues.get_mut(&flow).filter(|(queue, _)| !queue.is_closed()) {
+            *last = self.used;
+            if queue.try_send(payload).is_err() {
+                full();
+            }
+            return;
+        }
+        let of_peer = self.queues.keys().filter(|f| f.peer() == flow.peer()).count();
+        if of_peer >= MAX_FLOWS_OF_PEER || self.queues.len() >= MAX_FLOWS {
+            let among = |f: &Flow| of_peer < MAX_FLOWS_OF_PEER || f.peer() == flow.peer();
+            let oldest = self.queues.iter().filter(|(f, _)| among(f)).min_by_key(|(_, (_, last))| *last);
+            if let Some(oldest) = oldest.map(|(f, _)| *f) {
+                // Its task ends when nothing can come any more.
+                self.queues.remove(&oldest);
+                full();
+            }
+        }
+        let (tx, rx) = mpsc::channel(FLOW_QUEUE);
+        // An empty queue takes one.
+        let _ = tx.try_send(payload);
+        self.queues.insert(flow, (tx, self.used));
+        open(rx);
+    }
+
+    /// The task of `flow` has ended; another one may have begun since.
+    fn ended(&mut self, flow: Flow) {
+        if self.queues.get(&flow).is_some_and(|(queue, _)| queue.is_closed()) {
+            self.queues.remove(&flow);
+        }
+    }
+}
+
+/// Whether `to` is a public address of this very host. Who may use an exit may reach the internet, not what
+/// this host serves to itself: its own firewall never sees what comes from a socket of its own.
+fn is_this_host_outside(to: SocketAddr) -> bool {
+    if !is_public_unicast(to.ip()) {
+        return false;
+    }
+    // The kernel reaches its own addresses from themselves. Connecting sends nothing.
+    let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let from = std::net::UdpSocket::bind((any, 0)).and_then(|socket| {
+        socket.connect(to)?;
+        socket.local_addr()
+    });
+    from.is_ok_and(|from| from.ip() == to.ip())
 }
 
 /// The running forwarder. It ends, with all its flows, when this is dropped.
@@ -79,7 +157,7 @@ impl Forwarder {
 async fn run(stack: Netstack, mut beyond: mpsc::Receiver<Beyond>, sink: Sink) {
     let mut connections = JoinSet::new();
     let mut sockets = JoinSet::new();
-    let mut flows: HashMap<Flow, mpsc::Sender<Vec<u8>>> = HashMap::new();
+    let mut flows = Flows::default();
     loop {
         tokio::select! {
             what = beyond.recv() => match what {
@@ -89,13 +167,13 @@ async fn run(stack: Netstack, mut beyond: mpsc::Receiver<Beyond>, sink: Sink) {
                 }
                 Some(Beyond::Udp { tuple, payload }) => {
                     let flow = Flow::Udp(tuple);
-                    send(&mut flows, flow, payload, &sink, |rx| {
+                    flows.send(flow, payload, &sink.counters, |rx| {
                         sockets.spawn(flows::udp(tuple, rx, sink.clone(), flow));
                     });
                 }
                 Some(Beyond::Echo { local, remote, id, message }) => {
                     let flow = Flow::Echo { local, remote, id };
-                    send(&mut flows, flow, message, &sink, |rx| {
+                    flows.send(flow, message, &sink.counters, |rx| {
                         sockets.spawn(flows::echo(local, remote, id, rx, sink.clone(), flow));
                     });
                 }
@@ -103,38 +181,55 @@ async fn run(stack: Netstack, mut beyond: mpsc::Receiver<Beyond>, sink: Sink) {
             },
             Some(_) = connections.join_next() => {}
             Some(ended) = sockets.join_next() => {
-                if let Ok(flow) = ended
-                    && flows.get(&flow).is_some_and(mpsc::Sender::is_closed)
-                {
-                    flows.remove(&flow);
+                if let Ok(flow) = ended {
+                    flows.ended(flow);
                 }
             }
         }
     }
 }
 
-/// Gives a datagram to its flow, which `open` makes where there is none.
-fn send(
-    flows: &mut HashMap<Flow, mpsc::Sender<Vec<u8>>>,
-    flow: Flow,
-    payload: Vec<u8>,
-    sink: &Sink,
-    open: impl FnOnce(mpsc::Receiver<Vec<u8>>),
-) {
-    let full = || sink.counters.flows_full.fetch_add(1, Ordering::Relaxed);
-    if let Some(queue) = flows.get(&flow).filter(|queue| !queue.is_closed()) {
-        if queue.try_send(payload).is_err() {
-            full();
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flow(peer: u8, port: u16) -> Flow {
+        Flow::Udp(Tuple {
+            local: (Ipv4Addr::new(192, 0, 2, 1), 53).into(),
+            remote: (Ipv4Addr::new(100, 64, 0, peer), port).into(),
+        })
+    }
+
+    #[test]
+    fn the_flow_that_is_silent_for_longest_makes_room_and_no_peer_takes_all() {
+        let (mut flows, counters) = (Flows::default(), ForwardCounters::default());
+        let mut open = Vec::new();
+        let mut send = |flows: &mut Flows, flow| {
+            flows.send(flow, vec![1], &counters, |rx| open.push(rx));
+        };
+        send(&mut flows, flow(1, 1));
+        for port in 1..=4000 {
+            send(&mut flows, flow(2, port));
         }
-        return;
+        assert_eq!(flows.queues.len(), MAX_FLOWS_OF_PEER + 1, "one peer has its part");
+        assert!(flows.queues.contains_key(&flow(1, 1)), "and pushes nobody else out");
+        assert!(flows.queues.contains_key(&flow(2, 4000)) && !flows.queues.contains_key(&flow(2, 1)));
+        for peer in 3..=9 {
+            for port in 1..=400 {
+                send(&mut flows, flow(1, 1));
+                send(&mut flows, flow(peer, port));
+            }
+        }
+        assert_eq!(flows.queues.len(), MAX_FLOWS);
+        assert!(flows.queues.contains_key(&flow(1, 1)), "in use");
+        assert!(!flows.queues.contains_key(&flow(2, 4000)), "silent for longest");
     }
-    if flows.len() >= MAX_FLOWS {
-        full();
-        return;
+
+    #[test]
+    fn an_exit_is_no_way_to_its_own_host() {
+        // Loopback and private addresses are for the routes that an admin approved to decide.
+        assert!(!is_this_host_outside(([127, 0, 0, 1], 80).into()));
+        assert!(!is_this_host_outside(([192, 168, 1, 1], 80).into()));
+        assert!(!is_this_host_outside(([9, 9, 9, 9], 53).into()), "somebody else's");
     }
-    let (tx, rx) = mpsc::channel(FLOW_QUEUE);
-    // An empty queue takes one.
-    let _ = tx.try_send(payload);
-    flows.insert(flow, tx);
-    open(rx);
 }

@@ -212,7 +212,9 @@ impl Stack {
             // smoltcp answers with a reset.
             self.process(bytes, now);
         } else if !self.is_ours(tuple.local.ip()) {
-            if self.held.len() >= self.limits.half_open {
+            // Nobody scans a silent network at the cost of everybody else.
+            let of_peer = self.held.iter().filter(|t| t.remote.ip() == tuple.remote.ip()).count();
+            if self.held.len() >= self.limits.half_open || of_peer >= self.limits.half_open / 4 {
                 self.drops.full += 1;
             } else if self.held.insert(tuple) && !self.send_beyond(Beyond::Tcp { tuple, syn: bytes.to_vec() })
             {

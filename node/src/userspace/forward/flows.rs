@@ -15,10 +15,11 @@ use tokio::sync::mpsc;
 
 /// A UDP flow without a datagram for this long has ended (RFC 4787 §4.3: two minutes at least).
 const UDP_IDLE: Duration = Duration::from_secs(120);
+/// The same for questions about names: each has a port of its own, and one answer.
+const DNS_IDLE: Duration = Duration::from_secs(15);
+const DNS_PORT: u16 = 53;
 /// An echo flow without one for this long has ended.
 const ECHO_IDLE: Duration = Duration::from_secs(15);
-const ROOM: usize = 65_535;
-
 /// The way back into the mesh.
 #[derive(Clone, Debug)]
 pub(super) struct Sink {
@@ -28,6 +29,11 @@ pub(super) struct Sink {
 }
 
 impl Sink {
+    /// Bytes to receive: one more than ever fits shows that it does not.
+    const fn room(&self) -> usize {
+        self.mtu + 1
+    }
+
     fn send(&self, packet: Option<Vec<u8>>) {
         let Some(packet) = packet else { return };
         if packet.len() > self.mtu {
@@ -40,9 +46,13 @@ impl Sink {
 
 pub(super) async fn udp(tuple: Tuple, from_mesh: mpsc::Receiver<Vec<u8>>, sink: Sink, flow: Flow) -> Flow {
     match connected(tuple.local).await {
+        Ok(_) if super::is_this_host_outside(tuple.local) => {
+            tracing::debug!(to = %tuple.local, "not forwarded: an exit is no way to its own host's services");
+        }
         Ok(socket) => {
             let answer = |data: &[u8]| sink.send(packet::udp(tuple.local, tuple.remote, data));
-            pump(&socket, from_mesh, UDP_IDLE, answer).await;
+            let idle = if tuple.local.port() == DNS_PORT { DNS_IDLE } else { UDP_IDLE };
+            pump(&socket, from_mesh, idle, sink.room(), answer).await;
         }
         Err(error) => tracing::debug!(to = %tuple.local, %error, "no socket for a datagram"),
     }
@@ -76,7 +86,7 @@ pub(super) async fn echo(
                 // The kernel has put an identifier of its own into the request: ours comes back.
                 sink.send(packet::echo_reply(local, remote, id, u16::from_be_bytes([a, b]), data));
             };
-            pump(&socket, from_mesh, ECHO_IDLE, answer).await;
+            pump(&socket, from_mesh, ECHO_IDLE, sink.room(), answer).await;
         }
         Err(error) => {
             sink.counters.no_ping.fetch_add(1, Ordering::Relaxed);
@@ -103,9 +113,10 @@ async fn pump(
     socket: &UdpSocket,
     mut from_mesh: mpsc::Receiver<Vec<u8>>,
     idle: Duration,
+    room: usize,
     answer: impl Fn(&[u8]),
 ) {
-    let mut room = vec![0; ROOM];
+    let mut room = vec![0; room];
     loop {
         tokio::select! {
             payload = from_mesh.recv() => match payload {

@@ -6,10 +6,14 @@ use crate::userspace::stack::Tuple;
 use std::time::Duration;
 use tokio::net::TcpStream;
 
-/// How long the host behind may take to answer.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long the host behind may take to answer: three SYNs.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(super) async fn forward(stack: Netstack, tuple: Tuple, syn: Vec<u8>) {
+    if super::is_this_host_outside(tuple.local) {
+        tracing::debug!(to = %tuple.local, "not forwarded: an exit is no way to its own host's services");
+        return stack.refuse(tuple, &syn, false);
+    }
     let host = match tokio::time::timeout(PATIENCE, TcpStream::connect(tuple.local)).await {
         Ok(Ok(host)) => host,
         Ok(Err(error)) => {
