@@ -102,6 +102,13 @@ struct Up {
 
 impl Up {
     fn send(&self, what: HandUp) {
+        // A program that sends fast to a peer without a session must not push out the probes and handshakes
+        // of all others: half of the queue is theirs.
+        let scarce = self.queue.capacity() * 2 < self.queue.max_capacity();
+        if matches!(what, HandUp::Outbound { .. }) && scarce {
+            self.counters.queue_full.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
         if self.queue.try_send(what).is_err() {
             self.counters.queue_full.fetch_add(1, Ordering::Relaxed);
         }

@@ -202,8 +202,8 @@ impl Mesh {
         loop {
             self.flush();
             let wake = self.next_wake();
+            // In random order: no source of work keeps the others waiting.
             tokio::select! {
-                biased;
                 command = commands.recv() => match command {
                     Some(command) => self.command(command),
                     None => return,
