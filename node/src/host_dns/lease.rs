@@ -120,6 +120,8 @@ pub struct HostDns {
     link: Option<LinkDns>,
     held: bool,
     repairs: u64,
+    /// Tells that something else is desired by now: then nothing is waited for.
+    newer: Option<watch::Receiver<Option<DnsDesired>>>,
     status: watch::Sender<HostDnsStatus>,
     previous: watch::Sender<Vec<SocketAddr>>,
 }
@@ -137,7 +139,7 @@ impl HostDns {
         let upstreams = detect(&place.root, None)?.upstreams(&place.root, &[]);
         let (status, status_rx) = watch::channel(HostDnsStatus::Off);
         let (previous, previous_rx) = watch::channel(upstreams);
-        let this = Self { place, lease, link: None, held: false, repairs: 0, status, previous };
+        let this = Self { place, lease, link: None, held: false, repairs: 0, newer: None, status, previous };
         Ok((this, Handles { status: status_rx, previous: previous_rx }))
     }
 
@@ -162,6 +164,7 @@ impl HostDns {
         };
         loop {
             let want = desired.borrow_and_update().clone();
+            self.newer = Some(desired.clone());
             let repairs = self.repairs;
             self.step(want.as_ref()).await;
             let (next, pause) = match &*self.status.borrow() {
@@ -259,7 +262,10 @@ impl HostDns {
             self.apply(change, &detected, &mut journal).await?;
         }
         if let Err(why) = self.probe_host(desired).await {
-            tracing::warn!(why, "the host does not reach our resolver: putting its DNS back");
+            let superseded = self.newer.as_ref().is_some_and(|newer| newer.has_changed().unwrap_or(true));
+            if !superseded {
+                tracing::warn!(why, "the host does not reach our resolver: putting its DNS back");
+            }
             if let Some(journal) = &journal {
                 undo(journal).await?;
             }
@@ -380,17 +386,30 @@ impl HostDns {
         let first = ResolvConf::parse(&bytes).servers.first().map(|(ip, _)| *ip);
         let server = first.ok_or_else(|| format!("{} names no resolver", path.display()))?;
         debug_assert!(!is_ours(&bytes) || desired.resolver.contains(server));
-        let mut last = String::new();
-        for attempt in 0..PROBES {
-            if attempt > 0 {
-                tokio::time::sleep(PROBE_PAUSE).await;
+        let tries = async {
+            let mut last = String::new();
+            for attempt in 0..PROBES {
+                if attempt > 0 {
+                    tokio::time::sleep(PROBE_PAUSE).await;
+                }
+                match self.probe(SocketAddr::new(server, self.place.dns_port), desired).await {
+                    Ok(()) => return Ok(()),
+                    Err(why) => last = why,
+                }
             }
-            match self.probe(SocketAddr::new(server, self.place.dns_port), desired).await {
-                Ok(()) => return Ok(()),
-                Err(why) => last = why,
+            Err(last)
+        };
+        // Until it is put back, the host asks a resolver that may be gone for good.
+        let superseded = async {
+            match self.newer.clone() {
+                Some(mut newer) => drop(newer.changed().await),
+                None => std::future::pending().await,
             }
+        };
+        tokio::select! {
+            found = tries => found,
+            () = superseded => Err("something else was asked for meanwhile".to_owned()),
         }
-        Err(last)
     }
 
     async fn probe(&self, server: SocketAddr, desired: &DnsDesired) -> Result<(), String> {
