@@ -17,6 +17,10 @@ const CNAME: u16 = 5;
 const SOA: u16 = 6;
 const AAAA: u16 = 28;
 const OPT: u16 = 41;
+const SVCB: u16 = 64;
+const HTTPS: u16 = 65;
+const IPV4_HINT: u16 = 4;
+const IPV6_HINT: u16 = 6;
 
 /// A reply that may be kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,15 +86,37 @@ fn counts(packet: &[u8]) -> Option<[usize; 3]> {
     (counts.iter().sum::<usize>() <= MAX_RECORDS).then_some(counts)
 }
 
-/// The addresses in the answer section of a reply; those of a broken packet end early.
-pub fn addresses(reply: &[u8], question_end: usize) -> impl Iterator<Item = IpAddr> + '_ {
-    let answers = counts(reply).map_or(0, |c| c[0]);
-    let records = Walk { packet: reply, at: question_end, left: answers };
-    records.flatten().filter_map(|record| match record.kind {
-        A => record.data.first_chunk::<4>().map(|b| IpAddr::from(*b)),
-        AAAA => record.data.first_chunk::<16>().map(|b| IpAddr::from(*b)),
-        _ => None,
-    })
+/// The addresses in the answer section of a reply, hints of HTTPS and SVCB records included (RFC 9460
+/// §7.3). `None`: it has more records than are looked at, or is broken, so nobody knows.
+pub fn addresses(reply: &[u8], question_end: usize) -> Option<Vec<IpAddr>> {
+    let [answers, ..] = counts(reply)?;
+    let mut found = Vec::new();
+    for record in (Walk { packet: reply, at: question_end, left: answers }) {
+        let record = record?;
+        match record.kind {
+            A => found.push(IpAddr::from(*record.data.first_chunk::<4>()?)),
+            AAAA => found.push(IpAddr::from(*record.data.first_chunk::<16>()?)),
+            SVCB | HTTPS => hints(record.data, &mut found)?,
+            _ => {}
+        }
+    }
+    Some(found)
+}
+
+/// The address hints of a service binding: priority (2), target name, then key (2), length (2), value.
+fn hints(data: &[u8], found: &mut Vec<IpAddr>) -> Option<()> {
+    let mut rest = data.get(skip_name(data, 2)?..)?;
+    while let Some((head, tail)) = rest.split_first_chunk::<4>() {
+        let key = u16::from_be_bytes([head[0], head[1]]);
+        let (value, after) = tail.split_at_checked(usize::from(u16::from_be_bytes([head[2], head[3]])))?;
+        match key {
+            IPV4_HINT => found.extend(value.as_chunks::<4>().0.iter().map(|b| IpAddr::from(*b))),
+            IPV6_HINT => found.extend(value.as_chunks::<16>().0.iter().map(|b| IpAddr::from(*b))),
+            _ => {}
+        }
+        rest = after;
+    }
+    rest.is_empty().then_some(())
 }
 
 /// Whether the answer section holds an alias.

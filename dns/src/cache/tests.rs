@@ -219,10 +219,37 @@ fn hostile_replies_are_not_kept_and_do_no_harm() {
         for byte in [0, 0x3f, 0xc0, 0xff] {
             let mut bent = good.clone();
             bent[at] = byte;
-            let _ = reply::addresses(&bent, question.question_end).count();
+            let _ = reply::addresses(&bent, question.question_end);
             if let Some(kept) = Kept::of_upstream(&bent, question.question_end) {
                 kept.write(&asked, question.question_end, 1, 1, &mut Vec::new());
             }
         }
     }
+}
+
+#[test]
+fn addresses_are_found_in_service_bindings_and_nowhere_missed_in_silence() {
+    let asked = packet(1, "www.example.", true);
+    let end = Question::read(&asked).unwrap().question_end;
+    let mut head = asked[..end].to_vec();
+    head[2] |= 0x80;
+    head[6..12].copy_from_slice(&[0, 1, 0, 0, 0, 0]);
+    let record = |kind: u8, data: &[u8]| {
+        let fixed = [0xc0, 12, 0, kind, 0, 1, 0, 0, 0, 60, 0, u8::try_from(data.len()).unwrap()];
+        [&head, &fixed[..], data].concat()
+    };
+    // Priority 1, target `.`, alpn=h2, ipv4hint of two, ipv6hint of one.
+    let v6 = [0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+    let params =
+        [&[0, 1, 0, 3, 2, b'h', b'2'][..], &[0, 4, 0, 8, 100, 64, 0, 1, 9, 9, 9, 9], &[0, 6, 0, 16], &v6]
+            .concat();
+    let binding = record(65, &[&[0, 1, 0][..], &params].concat());
+    let found = reply::addresses(&binding, end).unwrap();
+    assert_eq!(found, ["100.64.0.1", "9.9.9.9", "fd00::1"].map(|ip| ip.parse::<std::net::IpAddr>().unwrap()));
+    assert_eq!(reply::addresses(&record(65, &[0, 1, 0, 0, 4, 0, 200, 1]), end), None, "cut short");
+    assert_eq!(reply::addresses(&record(1, &[9, 9, 9]), end), None, "no address");
+    let mut many = record(1, &[9, 9, 9, 9]);
+    many[6..8].copy_from_slice(&1100_u16.to_be_bytes());
+    assert_eq!(reply::addresses(&many, end), None, "more than are looked at");
+    assert_eq!(reply::addresses(&record(1, &[9, 9, 9, 9]), end), Some(vec![[9, 9, 9, 9].into()]));
 }

@@ -283,7 +283,7 @@ impl Names {
         match decision {
             Decision::Answer(answer) => Outcome::Own(answer),
             Decision::Chase { records, target, route } => {
-                match self.chase(records, &target, &route, &query).await {
+                match self.chase(side, records, &target, &route, &query).await {
                     Ok(answer) => {
                         count(&self.counters.forwarded);
                         Outcome::Own(answer)
@@ -347,10 +347,13 @@ impl Names {
         let view = side.view();
         let end = query.question_end;
         let guarded = !matches!(route, Route::Split(_));
-        if guarded && addresses(&reply, end).any(|ip| view.is_inside(ip)) {
-            count(&self.counters.rebinding);
-            tracing::warn!(name = %query.name, "an outside name leads to an address inside the mesh: not answered");
-            return Outcome::Own(Answer { why: Some(Ede::Rebinding), ..Answer::code(ResponseCode::NoError) });
+        // What cannot be read to its end may hold anything; a truncated one makes the client ask by TCP.
+        let inside = || match addresses(&reply, end) {
+            Some(found) => found.into_iter().any(|ip| view.is_inside(ip)),
+            None => !wire::is_truncated(&reply),
+        };
+        if guarded && inside() {
+            return Outcome::Own(self.rebinding(query));
         }
         count(&self.counters.forwarded);
         if has_alias(&reply, end)
@@ -361,10 +364,17 @@ impl Names {
         Outcome::Raw(reply)
     }
 
+    fn rebinding(&self, query: &ClientQuery) -> Answer {
+        count(&self.counters.rebinding);
+        tracing::warn!(name = %query.name, "an outside name leads to an address inside the mesh: not answered");
+        Answer { why: Some(Ede::Rebinding), ..Answer::code(ResponseCode::NoError) }
+    }
+
     /// Asks for the name that an alias of ours leads to, so that the client gets the whole chain: a
     /// stub resolver does not follow aliases itself.
     async fn chase(
         &self,
+        side: &Side,
         records: Vec<Record>,
         target: &LowerName,
         route: &Route,
@@ -384,6 +394,14 @@ impl Names {
             reply = self.ask(route, &packet, parsed.question_end, Transport::Tcp).await?;
         }
         let Ok(message) = Message::from_vec(&reply) else { return Ok(failed) };
+        let view = side.view();
+        let inside = || {
+            let end = parsed.question_end;
+            addresses(&reply, end).is_none_or(|found| found.into_iter().any(|ip| view.is_inside(ip)))
+        };
+        if !matches!(route, Route::Split(_)) && inside() {
+            return Ok(self.rebinding(query));
+        }
         let mut all = records;
         all.extend(message.answers);
         Ok(Answer {
