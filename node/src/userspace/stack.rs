@@ -36,6 +36,9 @@ const FAREWELL: Duration = Duration::from_secs(60);
 /// An idle connection asks its peer this often whether it lives.
 const KEEP_ALIVE: StackDuration = StackDuration::from_secs(25);
 
+/// The same while something is unacknowledged and no timer of smoltcp's runs.
+const NUDGE: StackDuration = StackDuration::from_millis(500);
+
 /// What came from the mesh for a host behind this node. The engine has let it in.
 #[derive(Debug)]
 pub(super) enum Beyond {
@@ -205,6 +208,7 @@ impl Stack {
                 };
                 self.fail(handle, why);
             }
+            self.mind_unacknowledged(handle);
             self.promote(handle, now);
             return;
         }

@@ -201,7 +201,11 @@ fn flows_end_by_their_own_idle_times() {
     ends(&echo(A, B, true), &echo(B, A, false), idle::ICMP);
     let (out, back) = (tcp(A, B, (5000, 80), SYN), tcp(B, A, (80, 5000), ACK));
     t.outbound(&out, at(1, 1), no, to_peer);
-    assert_eq!(judge(&t, &back, PEER, at(1, idle::TCP_UNANSWERED + 2), no), Inbound::Denied, "nobody answered");
+    assert_eq!(
+        judge(&t, &back, PEER, at(1, idle::TCP_UNANSWERED + 2), no),
+        Inbound::Denied,
+        "nobody answered"
+    );
     t.outbound(&out, at(1, 1), no, to_peer);
     assert_eq!(judge(&t, &back, PEER, at(1, 2), no), Inbound::Pass);
     assert_eq!(judge(&t, &back, PEER, at(1, idle::TCP), no), Inbound::Pass);

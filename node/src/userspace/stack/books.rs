@@ -1,6 +1,6 @@
 //! Who uses which socket: connections, backlogs, ports, memory.
 
-use super::{EPHEMERAL, FAREWELL, KEEP_ALIVE, Stack};
+use super::{EPHEMERAL, FAREWELL, KEEP_ALIVE, NUDGE, Stack, StackDuration};
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::{tcp, udp};
 use std::collections::VecDeque;
@@ -30,6 +30,8 @@ pub(super) struct Conn {
     /// Why it ended, if that was not an orderly end.
     pub(super) failure: Option<io::ErrorKind>,
     memory: usize,
+    /// Something that was written is not acknowledged yet.
+    unacknowledged: bool,
 }
 
 /// Connections that wait to be accepted.
@@ -117,14 +119,34 @@ impl Stack {
         let room = || tcp::SocketBuffer::new(vec![0; buffer]);
         let mut socket = tcp::Socket::new(room(), room());
         socket.set_timeout(Some(self.timeout));
-        socket.set_keep_alive(Some(KEEP_ALIVE.min(self.timeout / 3)));
+        socket.set_keep_alive(Some(self.keep_alive()));
         socket.set_nagle_enabled(false);
         socket.set_congestion_control(tcp::CongestionControl::Cubic);
         let handle = self.sockets.add(socket);
         self.memory += 2 * buffer;
-        self.conns.insert(handle, Conn { tuple, failure: None, memory: 2 * buffer });
+        self.conns.insert(handle, Conn { tuple, failure: None, memory: 2 * buffer, unacknowledged: false });
         self.tuples.insert(tuple, handle);
         Ok(handle)
+    }
+
+    /// Keeps a connection with data under way from falling silent.
+    ///
+    /// smoltcp 0.14 sometimes ends up with a lost segment and no timer to send it again: in the lab one transfer
+    /// in eight stood still, with only keep-alives going out and selective acknowledgements coming back. A
+    /// connection that waits like that, and no other (under every other timer no keep-alive is sent), asks more
+    /// often: the answers are the duplicate acknowledgements that start a fast retransmission (RFC 5681 §3.2).
+    pub(in crate::userspace) fn mind_unacknowledged(&mut self, handle: SocketHandle) {
+        let idle = self.keep_alive();
+        let Some(conn) = self.conns.get_mut(&handle) else { return };
+        let socket = self.sockets.get_mut::<tcp::Socket<'_>>(handle);
+        let unacknowledged = socket.send_queue() > 0;
+        if std::mem::replace(&mut conn.unacknowledged, unacknowledged) != unacknowledged {
+            socket.set_keep_alive(Some(if unacknowledged { NUDGE } else { idle }));
+        }
+    }
+
+    fn keep_alive(&self) -> StackDuration {
+        KEEP_ALIVE.min(self.timeout / 3)
     }
 
     /// Whether a connection that was begun stands.
