@@ -179,7 +179,13 @@ impl Turn<'_> {
         let grows = !batch.writes.is_empty();
         let version = Version(self.model.version.0 + u64::from(grows));
         self.writer.stale = true;
-        self.writer.store.commit(version, &batch).await?;
+        let done = self.writer.store.commit(version, &batch).await;
+        if matches!(done, Err(StoreError::TokenSpent)) {
+            // Rolled back as a whole: what is in memory stands. Reading everything anew would also take a time
+            // that tells a right password from a wrong one.
+            self.writer.stale = false;
+        }
+        done?;
         let published = self.service.published.borrow().clone();
         let model = if grows {
             let model = Arc::new(self.model.apply(version, &batch.writes));

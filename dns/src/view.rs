@@ -206,6 +206,10 @@ impl View {
         if name.num_labels() != 1 || !matches!(kind, RecordType::A | RecordType::AAAA) || name.is_wildcard() {
             return None;
         }
+        // RFC 6761 §6.3: it is the host itself, whatever a node is called.
+        if Name::from(name).is_localhost() {
+            return None;
+        }
         let domain = self.domain.as_ref()?;
         let zone = self.zones.get(domain)?;
         let full = Name::from(name).append_domain(domain).ok().map(LowerName::from)?;

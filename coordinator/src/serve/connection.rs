@@ -29,6 +29,8 @@ use tower::ServiceExt;
 const TLS_HANDSHAKE: u8 = 0x16;
 /// For the first byte, a TLS handshake and each request head.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a request may take until its answer begins.
+const REQUEST: Duration = Duration::from_secs(60);
 
 /// The slot of a connection, until an upgrade takes it.
 type SharedSlot = Arc<Mutex<Option<Slot>>>;
@@ -112,9 +114,11 @@ async fn answer(
     }
     let mut request = request.map(Body::new);
     request.extensions_mut().insert(transport);
-    match shared.router.clone().oneshot(request).await {
-        Ok(response) => response,
-        Err(never) => match never {},
+    // Bodies are read before the answer, so a body that never ends is a request that takes too long.
+    match tokio::time::timeout(REQUEST, shared.router.clone().oneshot(request)).await {
+        Ok(Ok(response)) => response,
+        Ok(Err(never)) => match never {},
+        Err(_) => plain(StatusCode::REQUEST_TIMEOUT, "the request took too long\n"),
     }
 }
 

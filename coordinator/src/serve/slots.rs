@@ -2,7 +2,7 @@
 //!
 //! All connections together are bounded, and those of one source address that are no session of a member:
 //! a stranger cannot take the places of everybody. An IPv6 source counts by its /64, which one machine can
-//! fill by itself. Members do not count, however many share an address: a site behind one router may be large.
+//! fill by itself; and strangers from everywhere together have less than half of the places. Members do not count, however many share an address: a site behind one router may be large.
 //! Loopback does not count either: a reverse proxy on this host brings everybody from there.
 
 use std::collections::HashMap;
@@ -14,6 +14,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 const MAX_CONNECTIONS: usize = 20_000;
 /// Most connections at once from one source that are no session of a member.
 const MAX_STRANGERS: usize = 256;
+
+/// Most of them from everywhere.
+const ALL_STRANGERS: usize = 8192;
 
 /// The places there are, and who holds them.
 #[derive(Clone, Debug)]
@@ -53,12 +56,12 @@ impl Slots {
         }
         let source = source_of(ip);
         let mut strangers = self.strangers.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = strangers.entry(source).or_insert(0);
-        if *count >= MAX_STRANGERS {
+        let all: usize = strangers.values().sum();
+        if all >= ALL_STRANGERS || strangers.get(&source).is_some_and(|count| *count >= MAX_STRANGERS) {
             metrics::counter!("meshd_coordinator_connections_refused_total").increment(1);
             return None;
         }
-        *count += 1;
+        *strangers.entry(source).or_insert(0) += 1;
         Some(Slot { place, stranger: Some(Stranger { source, strangers: self.strangers.clone() }) })
     }
 }
@@ -118,6 +121,27 @@ mod tests {
         drop(held);
         assert!(slots.strangers.lock().unwrap().is_empty());
         assert_eq!(slots.places.available_permits(), MAX_CONNECTIONS - 1);
+    }
+
+    #[tokio::test]
+    async fn strangers_from_everywhere_leave_places_for_members() {
+        let slots = Slots::new();
+        let mut held = Vec::new();
+        for i in 0..ALL_STRANGERS as u128 {
+            let ip = Ipv6Addr::from_bits((0x2001_0db8_u128 << 96) + (i << 64));
+            let place = slots.free_place().await.unwrap();
+            held.push(slots.take(place, ip.into()).unwrap());
+        }
+        let place = slots.free_place().await.unwrap();
+        assert!(slots.take(place, "198.51.100.9".parse().unwrap()).is_none());
+        assert_eq!(
+            slots.strangers.lock().unwrap().len(),
+            ALL_STRANGERS,
+            "nothing is kept of who was refused"
+        );
+        drop(held.pop());
+        let place = slots.free_place().await.unwrap();
+        assert!(slots.take(place, "198.51.100.9".parse().unwrap()).is_some());
     }
 
     #[tokio::test]

@@ -7,6 +7,7 @@ use super::sessions::{self, MAX_SECRET, NewSession, person};
 use super::{Actor, Permission, Role, Service, ServiceError, Turn, draft, passcode};
 use crate::entropy;
 use crate::store::accounts::{AccountWrite, InvitationRecord, TotpSecret, UserRecord};
+use crate::store::tokens::TokenWrite;
 use crate::store::{Batch, StoreError};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use meshd_proto::{UnixSeconds, keys};
@@ -326,9 +327,25 @@ impl Service {
                 "`{name}` is the only owner who can sign in: make somebody else owner first"
             )));
         }
-        let audit = vec![draft(actor, action, name, detail)];
-        let accounts = [AccountWrite::UpdateUser(next)].into_iter().chain(more).collect();
-        turn.commit(Batch { at: now, accounts, audit, ..Batch::default() }).await?;
+        let mut audit = vec![draft(actor, action, name, detail)];
+        let loses = next.role < user.role || next.disabled.is_some();
+        let mut accounts: Vec<_> = [AccountWrite::UpdateUser(next)].into_iter().chain(more).collect();
+        let mut tokens = Vec::new();
+        if loses {
+            // What a person made with rights that are gone is taken back with them.
+            let maker = format!("user:{name}");
+            let api = turn.writer.store.api_tokens(u32::MAX).await?;
+            let made = api.iter().filter(|t| t.created_by == maker && t.revoked.is_none());
+            tokens.extend(made.map(|t| TokenWrite::RevokeApi { id: t.id, at: now }));
+            let open = turn.writer.store.invitations().await?;
+            let links: Vec<_> = open.iter().filter(|i| i.created_by == maker).map(|i| i.id).collect();
+            if !(tokens.is_empty() && links.is_empty()) {
+                let what = format_args!("{} API tokens, {} invitations", tokens.len(), links.len());
+                audit.push(draft(actor, "user.made-revoked", name, what));
+            }
+            accounts.extend(links.into_iter().map(AccountWrite::TakeInvitation));
+        }
+        turn.commit(Batch { at: now, accounts, tokens, audit, ..Batch::default() }).await?;
         Ok(())
     }
 
@@ -371,11 +388,17 @@ impl Service {
         let password = self.hash(next).await?;
         let accounts = vec![
             AccountWrite::DeleteSessions(user.id, Some(session.fingerprint)),
-            AccountWrite::UpdateUser(UserRecord { password, ..user }),
+            // Nothing else of the record: it was read before, and an admin may have changed it meanwhile.
+            AccountWrite::SetPassword { id: user.id, before: user.password, after: password },
         ];
         let audit = vec![draft(&session.actor, "user.password", "", "")];
-        self.lock().await?.commit(Batch { at: now, accounts, audit, ..Batch::default() }).await?;
-        Ok(())
+        let done = self.lock().await?.commit(Batch { at: now, accounts, audit, ..Batch::default() }).await;
+        match done {
+            Err(StoreError::TokenSpent) => {
+                Err(ServiceError::Conflict("the account was changed meanwhile: sign in again".to_owned()))
+            }
+            other => Ok(other.map(drop)?),
+        }
     }
 
     /// The person who asks gets other recovery codes, shown this once; those before end.

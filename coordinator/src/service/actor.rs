@@ -54,9 +54,11 @@ impl Actor {
         }
     }
 
-    /// Whether the actor may give `role` to somebody: never more than its own.
+    /// Whether the actor may give `role` to somebody: never more than its own, and for an API token never more
+    /// than its scopes hold, or a narrow token could make itself a wide one.
     pub fn may_grant(&self, role: Role) -> bool {
-        self.role().is_some_and(|own| role <= own)
+        let holds = |permission: &Permission| !role.may(*permission) || self.may(*permission);
+        self.role().is_some_and(|own| role <= own) && Permission::ALL.iter().all(holds)
     }
 }
 

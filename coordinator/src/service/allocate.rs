@@ -36,14 +36,23 @@ fn free_v4(prefixes: &MeshPrefixes, id: NodeId, taken: &HashSet<Ipv4Addr>) -> Op
         .find(|addr| *addr != resolver && !taken.contains(addr))
 }
 
-/// The wished name, numbered when another node or a record of the mesh has it.
+/// Names that programs give a meaning of their own: ours (`coordinator`), the host itself (RFC 6761 §6.3), and
+/// what finds a proxy or a tunnel by name.
+const RESERVED: [&str; 4] = ["coordinator", "isatap", "localhost", "wpad"];
+
+/// Whether no node may be called so: reserved, or a number, which would be taken for a node's id.
+pub(super) fn is_reserved(name: &Hostname) -> bool {
+    RESERVED.contains(&name.as_str()) || name.as_str().bytes().all(|b| b.is_ascii_digit())
+}
+
+/// The wished name, numbered when it is reserved, or another node or a record of the mesh has it.
 pub(super) fn name(model: &Model, wish: &Hostname, me: Option<NodeId>) -> Hostname {
     let taken: HashSet<&str> =
         model.nodes.values().filter(|n| Some(n.id) != me).map(|n| n.name.as_str()).collect();
     let free = |name: &Hostname| {
         let record =
             model.mesh.domain.child(name).is_ok_and(|full| model.records.keys().any(|(n, _)| *n == full));
-        !record && !taken.contains(name.as_str())
+        !record && !taken.contains(name.as_str()) && !is_reserved(name)
     };
     if free(wish) {
         return wish.clone();
@@ -57,6 +66,15 @@ pub(super) fn name(model: &Model, wish: &Hostname, me: Option<NodeId>) -> Hostna
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn names_with_a_meaning_of_their_own_are_no_nodes() {
+        for name in ["localhost", "wpad", "isatap", "coordinator", "7", "007"] {
+            let name: Hostname = name.parse().unwrap();
+            assert!(is_reserved(&name) && !is_reserved(&name.numbered(2)), "{name}");
+        }
+        assert!(!is_reserved(&"local-host".parse().unwrap()) && !is_reserved(&"pi4".parse().unwrap()));
+    }
 
     fn prefixes(v4: &str) -> MeshPrefixes {
         MeshPrefixes { v4: v4.parse().unwrap(), v6: "fd00::/48".parse().unwrap() }

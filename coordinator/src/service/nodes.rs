@@ -1,6 +1,6 @@
 //! What an admin does with nodes.
 
-use super::{Actor, Permission, Service, ServiceError, Turn, draft, register};
+use super::{Actor, Permission, Service, ServiceError, Turn, allocate, draft, register};
 use crate::model::{ClassKey, Model, NodeRecord, Owner, Write};
 use crate::store::Batch;
 use meshd_proto::{Hostname, NodeId, Tag, UnixSeconds};
@@ -196,6 +196,11 @@ fn near_miss(model: &Model, asked: &str) -> String {
 
 /// Refuses a name that a node or a record of the mesh has.
 pub(super) fn refuse_taken(model: &Model, name: &Hostname, me: Option<NodeId>) -> Result<(), ServiceError> {
+    if allocate::is_reserved(name) {
+        return Err(ServiceError::Invalid(format!(
+            "`{name}` has a meaning of its own for programs, or is a number: choose another name"
+        )));
+    }
     if let Some(other) = model.node_by_name(name.as_str())
         && Some(other.id) != me
     {

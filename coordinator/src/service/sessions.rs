@@ -111,24 +111,15 @@ impl Service {
         let (secret, session) = open(user.id, remote, agent, now);
         let actor = actor(&user);
         let audit = vec![draft(&actor, "login", remote, how)];
-        let accounts = vec![second, AccountWrite::InsertSession(session)];
+        // While the password was looked at, the account may have been switched off or got another one.
+        let stands = AccountWrite::NoteLogin { id: user.id, password: user.password.clone(), at: now };
+        let accounts = vec![stands, second, AccountWrite::InsertSession(session)];
         let done = self.lock().await?.commit(Batch { at: now, accounts, audit, ..Batch::default() }).await;
         match done {
-            Ok(_) => {
-                self.note_login(&user.name, now).await?;
-                Ok(NewSession { secret, actor })
-            }
+            Ok(_) => Ok(NewSession { secret, actor }),
             Err(StoreError::TokenSpent) => Err(LoginError::Wrong),
             Err(error) => Err(error.into()),
         }
-    }
-
-    async fn note_login(&self, name: &str, now: UnixSeconds) -> Result<(), StoreError> {
-        let mut turn = self.lock().await?;
-        let Some(user) = turn.writer.store.user_by_name(name).await? else { return Ok(()) };
-        let accounts = vec![AccountWrite::UpdateUser(UserRecord { last_login: Some(now), ..user })];
-        turn.commit(Batch { at: now, accounts, ..Batch::default() }).await?;
-        Ok(())
     }
 
     /// Opens a session for an account that was just made.

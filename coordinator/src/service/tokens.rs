@@ -188,7 +188,7 @@ impl Service {
     ) -> Result<NewApiToken, ServiceError> {
         Self::require(actor, Permission::ManageApiTokens)?;
         let own_scopes = if let Actor::ApiToken { scopes, .. } = actor { scopes } else { &Scopes::ALL };
-        if !actor.may_grant(request.role) || !own_scopes.cover(&request.scopes) {
+        if actor.role().is_none_or(|own| request.role > own) || !own_scopes.cover(&request.scopes) {
             return Err(ServiceError::Forbidden {
                 actor: actor.to_string(),
                 permission: Permission::ManageApiTokens,

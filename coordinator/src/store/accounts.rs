@@ -93,6 +93,25 @@ pub enum AccountWrite {
     InsertUser(UserRecord, Vec<[u8; 32]>),
     /// Role, password, TOTP secret or state of an account change.
     UpdateUser(UserRecord),
+    /// Another password in place of the one with that hash; fails the commit when that is gone, or the account is
+    /// switched off.
+    SetPassword {
+        /// Whose.
+        id: u64,
+        /// The hash that was looked at.
+        before: String,
+        /// The new one.
+        after: String,
+    },
+    /// Somebody signs in with the password of that hash; fails the commit as above.
+    NoteLogin {
+        /// Who.
+        id: u64,
+        /// The hash that was looked at.
+        password: String,
+        /// When.
+        at: UnixSeconds,
+    },
     /// An account goes, with its sessions.
     DeleteUser(u64),
     /// A code of that time step was used; fails the commit when it or a later one was used before.
@@ -135,6 +154,16 @@ pub(super) async fn write(tx: &mut SqliteConnection, write: &AccountWrite) -> Re
                 .bind(int(user.id))
                 .execute(tx)
                 .await?
+        }
+        AccountWrite::SetPassword { id, before, after } => {
+            let sql = "UPDATE users SET password = ? WHERE id = ? AND password = ? AND disabled IS NULL";
+            let query = sqlx::query(sql).bind(after).bind(int(*id)).bind(before);
+            return once(query.execute(tx).await?.rows_affected());
+        }
+        AccountWrite::NoteLogin { id, password, at } => {
+            let sql = "UPDATE users SET last_login = ? WHERE id = ? AND password = ? AND disabled IS NULL";
+            let query = sqlx::query(sql).bind(int(at.0)).bind(int(*id)).bind(password);
+            return once(query.execute(tx).await?.rows_affected());
         }
         AccountWrite::DeleteUser(id) => {
             sqlx::query("DELETE FROM users WHERE id = ?").bind(int(*id)).execute(tx).await?
