@@ -111,7 +111,7 @@ mod tests {
 
     #[test]
     fn a_unit_is_not_made_for_a_program_that_it_would_not_see() {
-        assert_eq!(hidden_from_units(Path::new("/root/.cache/meshd/target/debug/meshd")), Some("/root"));
+        assert_eq!(hidden_from_units(Path::new("/root/clone/meshd")), Some("/root"));
         assert_eq!(hidden_from_units(Path::new("/home/kim/meshd")), Some("/home"));
         assert_eq!(hidden_from_units(Path::new("/usr/local/bin/meshd")), None);
         assert_eq!(hidden_from_units(Path::new("/rooted/meshd")), None, "whole names only");
