@@ -82,27 +82,27 @@ unit: ## tests of every crate that need no kernel of their own
 
 web: build ## the web admin in headless Chromium: every screen for every role
 	@bash .ci/setup chromium:chromium node:nodejs npm:npm
-	@$(STEP) web-build cargo build --locked -p meshd-coordinator --bins --examples
+	@$(STEP) web-build cargo build --locked --workspace --bins --example seed --example userspace_pair
 	@$(STEP) web bash tests/web/run.sh
 
 web-quick: build ## the same in a short form, for CI
 	@bash .ci/setup chromium:chromium node:nodejs npm:npm
-	@$(STEP) web-build cargo build --locked -p meshd-coordinator --bins --examples
+	@$(STEP) web-build cargo build --locked --workspace --bins --example seed --example userspace_pair
 	@$(STEP) web-quick bash tests/web/run.sh --quick
 
 web-rows: build ## server time of the pages and the API with ROWS= nodes (10000)
 	@bash .ci/setup chromium:chromium node:nodejs npm:npm
-	@$(STEP) web-build cargo build --locked -p meshd-coordinator --bins --examples
+	@$(STEP) web-build cargo build --locked --workspace --bins --example seed --example userspace_pair
 	@$(STEP) web-rows bash tests/web/run.sh --rows "$(or $(ROWS),10000)"
 
 web-schema: build ## random requests made from the API's description (EXAMPLES= for each operation, 40): no 5xx
 	@python3 -c "import ensurepip" 2>/dev/null || bash .ci/setup python3-with-venv:python3-venv
-	@$(STEP) web-build cargo build --locked -p meshd-coordinator --bins --examples
+	@$(STEP) web-build cargo build --locked --workspace --bins --example seed --example userspace_pair
 	@$(STEP) web-schema bash tests/web/schemathesis.sh "$(or $(EXAMPLES),40)"
 
 screenshots: build ## the pictures of docs/guide, taken by the test of the web admin
 	@bash .ci/setup chromium:chromium node:nodejs npm:npm
-	@$(STEP) web-build cargo build --locked -p meshd-coordinator --bins --examples
+	@$(STEP) web-build cargo build --locked --workspace --bins --example seed --example userspace_pair
 	@mkdir -p target/screenshots
 	@$(STEP) screenshots bash tests/web/run.sh --screenshots "$(CURDIR)/target/screenshots"
 	@cp target/screenshots/{welcome,overview,tokens,policy,access}.png docs/guide/images/
@@ -137,8 +137,8 @@ torture: root build ## kill -9 N= times (1000; 200 in CI) at every planned chang
 bench: root setup ## speed and footprint beside other VPNs (QUICK=1, ROUNDS=, ONLY=, UNDERLAYS=, MEASURES=)
 	@$(STEP) bench bash tests/bench/run
 
-bench-control: ## the control plane with SIZES= simulated nodes (100 1000 3000; 100 in CI)
-	@$(STEP) bench-control cargo run --locked -p meshd-bench-control -- $(SIZES)
+bench-control: build ## the control plane with SIZES= simulated nodes (100 1000 3000; 100 in CI)
+	@$(STEP) bench-control "$(CARGO_TARGET_DIR)/debug/meshd-bench-control" $(SIZES)
 
 gateway-swap: ## a gateway's configuration changes every 100 ms under load for a minute: 0 failed requests
 	@GATEWAY_SWAP_SECONDS=60 $(STEP) gateway-swap cargo test --locked -p meshd-gateway --test swap a_change -- --nocapture
