@@ -38,11 +38,11 @@ fn free_v4(prefixes: &MeshPrefixes, id: NodeId, taken: &HashSet<Ipv4Addr>) -> Op
 
 /// Names that programs give a meaning of their own: ours (`coordinator`), the host itself (RFC 6761 §6.3), and
 /// what finds a proxy or a tunnel by name.
-const RESERVED: [&str; 4] = ["coordinator", "isatap", "localhost", "wpad"];
+const RESERVED_NAMES: [&str; 4] = ["coordinator", "isatap", "localhost", "wpad"];
 
 /// Whether no node may be called so: reserved, or a number, which would be taken for a node's id.
 pub(super) fn is_reserved(name: &Hostname) -> bool {
-    RESERVED.contains(&name.as_str()) || name.as_str().bytes().all(|b| b.is_ascii_digit())
+    RESERVED_NAMES.contains(&name.as_str()) || name.as_str().bytes().all(|b| b.is_ascii_digit())
 }
 
 /// The wished name, numbered when it is reserved, or another node or a record of the mesh has it.
