@@ -92,13 +92,15 @@ impl Scatter {
     }
 
     fn open(&mut self, to: Endpoint, payload: &[u8], now: Instant) -> io::Result<()> {
-        let socket = Arc::new(UdpSocket::from_std(udp::bind_spare(to.0.is_ipv6())?)?);
+        let socket = udp::bind_spare(to.0.is_ipv6())?;
+        // Before the runtime has it: that takes a socket for full until it has looked at it once, and would
+        // send from hardly any of them. A full buffer: one try less.
+        let _ = socket.send_to(payload, to.0);
+        let socket = Arc::new(UdpSocket::from_std(socket)?);
         let is_adopted = Arc::new(AtomicBool::new(false));
         self.last += 1;
         let receive = receive(self.last, Arc::clone(&socket), Arc::clone(&is_adopted), self.send.clone());
         let task = self.tasks.spawn(receive);
-        // A full buffer: one try less.
-        let _ = socket.try_send_to(payload, to.0);
         let spare = Spare { socket, to, adopted: None, is_adopted, until: now + SCATTER_LIFE, task };
         self.spares.insert(self.last, spare);
         Ok(())
@@ -187,6 +189,20 @@ mod tests {
 
     fn wire() -> Wire {
         Wire::new(UdpSockets::bind(0, 1, UdpOffloads { gso: false, gro: false }).unwrap())
+    }
+
+    #[tokio::test]
+    async fn every_socket_of_a_round_sends() {
+        let listener = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let mut scatter = Scatter::new();
+        scatter.scatter(Endpoint(listener.local_addr().unwrap()), b"open", 100, clock::now());
+        let mut from = std::collections::BTreeSet::new();
+        while let Ok((len, source)) = listener.recv_from(&mut [0; 16]) {
+            assert_eq!(len, 4);
+            from.insert(source.port());
+        }
+        assert_eq!(from.len(), 100);
     }
 
     #[tokio::test]
