@@ -55,9 +55,10 @@ impl Actor {
     }
 
     /// Whether the actor may give `role` to somebody: never more than its own, and for an API token never more
-    /// than its scopes hold, or a narrow token could make itself a wide one.
+    /// than its scopes hold beyond what every member may, or a narrow token could make itself a wide one.
     pub fn may_grant(&self, role: Role) -> bool {
-        let holds = |permission: &Permission| !role.may(*permission) || self.may(*permission);
+        let beyond = |p: &Permission| role.may(*p) && !Role::Member.may(*p);
+        let holds = |p: &Permission| !beyond(p) || self.may(*p);
         self.role().is_some_and(|own| role <= own) && Permission::ALL.iter().all(holds)
     }
 }
@@ -77,6 +78,18 @@ impl fmt::Display for Actor {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_narrow_token_gives_no_role_that_is_wider_than_itself() {
+        let token = |scopes| Actor::ApiToken { name: "t".to_owned(), role: Role::Owner, scopes };
+        assert!(token(Scopes::ALL).may_grant(Role::Owner));
+        let narrow = token(Scopes::parse(["users:write"]).unwrap());
+        assert!(
+            narrow.may_grant(Role::Member)
+                && !narrow.may_grant(Role::Admin)
+                && !narrow.may_grant(Role::Owner)
+        );
+    }
 
     #[test]
     fn a_node_has_no_permission_at_all() {
