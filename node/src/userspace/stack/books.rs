@@ -131,10 +131,10 @@ impl Stack {
 
     /// Keeps a connection with data under way from falling silent.
     ///
-    /// smoltcp 0.14 sometimes ends up with a lost segment and no timer to send it again: in the lab one transfer
-    /// in eight stood still, with only keep-alives going out and selective acknowledgements coming back. A
-    /// connection that waits like that, and no other (under every other timer no keep-alive is sent), asks more
-    /// often: the answers are the duplicate acknowledgements that start a fast retransmission (RFC 5681 §3.2).
+    /// smoltcp 0.14 stops its retransmission timer when the peer's window closes, and does not start it again
+    /// when the window opens. A connection that waits like that, and no other (under every other timer no
+    /// keep-alive is sent), asks more often: the answers are the duplicate acknowledgements that start a fast
+    /// retransmission (RFC 5681 §3.2).
     pub(in crate::userspace) fn mind_unacknowledged(&mut self, handle: SocketHandle) {
         let idle = self.keep_alive();
         let Some(conn) = self.conns.get_mut(&handle) else { return };
