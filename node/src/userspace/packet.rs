@@ -90,7 +90,8 @@ fn unreachable<'p>(protocol: u8, upper: Option<&[u8]>, about: Embedded) -> Optio
     })
 }
 
-fn header_len(bytes: &[u8], protocol: u8) -> Option<usize> {
+/// Bytes before the upper protocol's header. `None`: something lies between.
+pub(super) fn header_len(bytes: &[u8], protocol: u8) -> Option<usize> {
     match bytes.first()? >> 4 {
         4 => Some(usize::from(bytes.first()? & 0xf) * 4),
         _ => (*bytes.get(6)? == protocol).then_some(40),

@@ -7,10 +7,13 @@
 //! here. A listening socket of smoltcp exists only for a SYN that is just being handed to it. A SYN for
 //! a network behind this node waits outside ([`Beyond::Tcp`]) until the host has answered it.
 
+mod acks;
 mod books;
 mod device;
 
 pub(super) use books::Tuple;
+
+use acks::{Told, Unheard};
 use books::{Backlog, Conn};
 
 use super::lane::Packets;
@@ -35,9 +38,6 @@ const EGRESS_PASSES: usize = 256;
 const FAREWELL: Duration = Duration::from_secs(60);
 /// An idle connection asks its peer this often whether it lives.
 const KEEP_ALIVE: StackDuration = StackDuration::from_secs(25);
-
-/// The same while something is unacknowledged and no timer of smoltcp's runs.
-const NUDGE: StackDuration = StackDuration::from_millis(500);
 
 /// What came from the mesh for a host behind this node. The engine has let it in.
 #[derive(Debug)]
@@ -200,7 +200,16 @@ impl Stack {
         }
         if let Some(handle) = known {
             let before = self.tcp_socket(handle).state();
-            self.process(bytes, now);
+            let told = self.conns.get(&handle).and_then(|conn| conn.told);
+            match told.and_then(|told| told.unheard(bytes, tuple)) {
+                None => self.process(bytes, now),
+                Some(Unheard { acknowledgement, answer }) => {
+                    self.process(&acknowledgement, now);
+                    if answer {
+                        self.process(bytes, now);
+                    }
+                }
+            }
             if resets && self.tcp_socket(handle).state() == tcp::State::Closed {
                 let why = match before {
                     tcp::State::SynSent => io::ErrorKind::ConnectionRefused,
@@ -208,7 +217,6 @@ impl Stack {
                 };
                 self.fail(handle, why);
             }
-            self.mind_unacknowledged(handle);
             self.promote(handle, now);
             return;
         }
@@ -242,9 +250,25 @@ impl Stack {
     }
 
     fn process(&mut self, bytes: &[u8], now: Instant) {
-        let at = self.at(now);
+        let (at, before) = (self.at(now), self.out.len());
         let mut port = Port { rx: Some(bytes), out: &mut self.out, room: usize::MAX, mtu: self.mtu };
         self.iface.poll_ingress_single(at, &mut port, &mut self.sockets);
+        self.note_told(before);
+    }
+
+    /// Notes what the packets for the mesh from `first` on tell the peers.
+    fn note_told(&mut self, first: usize) {
+        for packet in (first..self.out.len()).filter_map(|index| self.out.get(index)) {
+            let Some((tuple, segment)) = acks::outgoing(packet) else { continue };
+            let handle = self.tuples.get(&tuple);
+            if let Some(conn) = handle.and_then(|handle| self.conns.get_mut(handle)) {
+                if segment.syn() {
+                    conn.scale = acks::window_scale(&segment);
+                }
+                // The window of a SYN itself is not scaled.
+                conn.told = Told::by(&segment, if segment.syn() { 0 } else { conn.scale }).or(conn.told);
+            }
+        }
     }
 
     /// Returns whether it was taken.
@@ -299,14 +323,13 @@ impl Stack {
     /// Lets the sockets send what they have, as long as `room` bytes are left for it. `true`: there may
     /// be more.
     pub(super) fn egress(&mut self, room: usize, now: Instant) -> bool {
-        let at = self.at(now);
-        for _ in 0..EGRESS_PASSES {
+        let (at, before) = (self.at(now), self.out.len());
+        let more = (0..EGRESS_PASSES).all(|_| {
             let mut port = Port { rx: None, out: &mut self.out, room, mtu: self.mtu };
-            if self.iface.poll_egress(at, &mut port, &mut self.sockets) == PollResult::None {
-                return false;
-            }
-        }
-        true
+            self.iface.poll_egress(at, &mut port, &mut self.sockets) != PollResult::None
+        });
+        self.note_told(before);
+        more
     }
 
     /// How long nothing happens by itself. `None`: until somebody comes.
@@ -375,3 +398,6 @@ impl Stack {
         self.sockets.get_mut(handle)
     }
 }
+
+#[cfg(test)]
+mod tests;

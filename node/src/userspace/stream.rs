@@ -97,7 +97,6 @@ impl AsyncWrite for TcpStream {
                 Poll::Pending
             }
             Ok(len) => {
-                stack.mind_unacknowledged(self.handle);
                 drop(stack);
                 self.shared.ring();
                 Poll::Ready(Ok(len))

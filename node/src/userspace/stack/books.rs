@@ -1,6 +1,7 @@
 //! Who uses which socket: connections, backlogs, ports, memory.
 
-use super::{EPHEMERAL, FAREWELL, KEEP_ALIVE, NUDGE, Stack, StackDuration};
+use super::acks::Told;
+use super::{EPHEMERAL, FAREWELL, KEEP_ALIVE, Stack};
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::{tcp, udp};
 use std::collections::VecDeque;
@@ -29,9 +30,11 @@ pub(super) struct Conn {
     pub(super) tuple: Tuple,
     /// Why it ended, if that was not an orderly end.
     pub(super) failure: Option<io::ErrorKind>,
+    /// What its peer last heard of it. `None`: nothing yet.
+    pub(super) told: Option<Told>,
+    /// How its windows are scaled.
+    pub(super) scale: u8,
     memory: usize,
-    /// Something that was written is not acknowledged yet.
-    unacknowledged: bool,
 }
 
 /// Connections that wait to be accepted.
@@ -119,34 +122,14 @@ impl Stack {
         let room = || tcp::SocketBuffer::new(vec![0; buffer]);
         let mut socket = tcp::Socket::new(room(), room());
         socket.set_timeout(Some(self.timeout));
-        socket.set_keep_alive(Some(self.keep_alive()));
+        socket.set_keep_alive(Some(KEEP_ALIVE.min(self.timeout / 3)));
         socket.set_nagle_enabled(false);
         socket.set_congestion_control(tcp::CongestionControl::Cubic);
         let handle = self.sockets.add(socket);
         self.memory += 2 * buffer;
-        self.conns.insert(handle, Conn { tuple, failure: None, memory: 2 * buffer, unacknowledged: false });
+        self.conns.insert(handle, Conn { tuple, failure: None, told: None, scale: 0, memory: 2 * buffer });
         self.tuples.insert(tuple, handle);
         Ok(handle)
-    }
-
-    /// Keeps a connection with data under way from falling silent.
-    ///
-    /// smoltcp 0.14 stops its retransmission timer when the peer's window closes, and does not start it again
-    /// when the window opens. A connection that waits like that, and no other (under every other timer no
-    /// keep-alive is sent), asks more often: the answers are the duplicate acknowledgements that start a fast
-    /// retransmission (RFC 5681 §3.2).
-    pub(in crate::userspace) fn mind_unacknowledged(&mut self, handle: SocketHandle) {
-        let idle = self.keep_alive();
-        let Some(conn) = self.conns.get_mut(&handle) else { return };
-        let socket = self.sockets.get_mut::<tcp::Socket<'_>>(handle);
-        let unacknowledged = socket.send_queue() > 0;
-        if std::mem::replace(&mut conn.unacknowledged, unacknowledged) != unacknowledged {
-            socket.set_keep_alive(Some(if unacknowledged { NUDGE } else { idle }));
-        }
-    }
-
-    fn keep_alive(&self) -> StackDuration {
-        KEEP_ALIVE.min(self.timeout / 3)
     }
 
     /// Whether a connection that was begun stands.
