@@ -290,3 +290,25 @@ async fn shutdown_frees_the_ports_and_a_taken_port_is_a_named_error() {
     assert!(udp(addr, &question("pi.home.internal.", RecordType::A, false)).await.is_some());
     second.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_question_that_waits_for_an_upstream_does_not_hold_the_port_after_shutdown() {
+    let rig = rig().await;
+    let silent = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    rig.names.set_upstreams(vec![Upstream { addr: silent.local_addr().unwrap(), mark: None }]);
+    let addr = rig.server.addrs()[0];
+    let client = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let mut server = rig.server;
+    for round in 0..100 {
+        for n in 0..20 {
+            let packet = question(&format!("q{n}.r{round}.example."), RecordType::A, false);
+            client.send_to(&packet, addr).await.unwrap();
+        }
+        // One of them has come as far as the upstream.
+        timeout(Duration::from_secs(6), silent.recv(&mut [0; 512])).await.unwrap().unwrap();
+        server.shutdown().await;
+        let again = Listener { addr, ..Listener::own(addr.ip()) };
+        server = DnsServer::spawn(&[again], Arc::clone(&rig.names)).unwrap();
+    }
+    server.shutdown().await;
+}

@@ -40,7 +40,7 @@ pub(super) async fn serve(
     loop {
         let mut received = tokio::select! {
             biased;
-            () = shutdown.cancelled() => return,
+            () = shutdown.cancelled() => break,
             Some(_) = under_way.join_next() => continue,
             received = socket.recv_from(&mut buffer) => received,
         };
@@ -82,6 +82,8 @@ pub(super) async fn serve(
         }
         tokio::task::yield_now().await;
     }
+    // They hold the socket, too: the address is free only when they have ended.
+    under_way.shutdown().await;
 }
 
 /// Asks upstreams beside the loop; the reply goes to `client`, or only into the cache.
