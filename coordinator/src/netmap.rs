@@ -8,7 +8,8 @@
 //! one of them and a prefix or a plain WireGuard device behind the other. A route is visible when traffic
 //! with it is allowed in either direction. A plain device is a peer for the node it is joined through
 //! alone; for others it is a host route behind that node, with its name as a record.
-//! A record with addresses is visible when the node may reach one of them, or it is public.
+//! A record with addresses is visible when the node may reach one of them, or it is public; a value that
+//! leads to a name of the mesh, when that name is.
 //!
 //! Invariants (tested on random histories):
 //! - [`View::next`] equals [`View::new`] on the same model, whatever came before;
@@ -30,7 +31,7 @@ use access::Access;
 use cell::{Cell, CellId, CellKey};
 use meshd_proto::control::MapPosition;
 use meshd_proto::netmap::{CoordinatorInfo, Entry, Peer, PeerKind, RecordType, SelfNode};
-use meshd_proto::{DnsName, MapDigest, NodeId};
+use meshd_proto::{DnsName, Hostname, MapDigest, NodeId};
 use names::Names;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -64,6 +65,8 @@ pub struct View {
     /// Mesh addresses of members and devices, with the member to go through.
     by_ip: Arc<BTreeMap<IpAddr, NodeId>>,
     names: Arc<Names>,
+    /// The nodes and devices that records lead to by name.
+    hosts: Arc<BTreeMap<Hostname, NodeId>>,
     common: Arc<Common>,
     next_id: u32,
 }

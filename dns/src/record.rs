@@ -66,6 +66,22 @@ fn parse(kind: RecordType, text: &str) -> Option<RData> {
     Some(parsed)
 }
 
+/// The name that a value leads to: an alias's, a host's, a server's. `None` for values that name nothing,
+/// are not of their type, or mean the owner itself (`.`).
+pub fn target(kind: RecordType, value: &RecordValue) -> Option<DnsName> {
+    let name = match data(kind, value).ok()? {
+        RData::CNAME(to) => to.0,
+        RData::MX(mx) => mx.exchange,
+        RData::SRV(srv) => srv.target,
+        RData::PTR(ptr) => ptr.0,
+        RData::NS(ns) => ns.0,
+        RData::SVCB(svcb) => svcb.target_name,
+        RData::HTTPS(https) => https.0.target_name,
+        _ => return None,
+    };
+    name.to_ascii().to_ascii_lowercase().trim_end_matches('.').parse().ok()
+}
+
 /// How a value of that type is written.
 pub const fn example(kind: RecordType) -> &'static str {
     match kind {
@@ -93,6 +109,34 @@ mod tests {
 
     fn text(kind: RecordType, value: &str) -> Result<String, BadValue> {
         data(kind, &RecordValue::Text(value.to_owned())).map(|data| data.to_string())
+    }
+
+    #[test]
+    fn what_leads_to_another_name_says_which() {
+        let leads = |kind, value: &str| {
+            target(kind, &RecordValue::Text(value.to_owned())).map(|name| name.to_string())
+        };
+        let nas = Some("nas.home.internal".to_owned());
+        for (kind, value) in [
+            (RecordType::Mx, "10 NAS.home.internal."),
+            (RecordType::Srv, "0 5 445 nas.home.internal"),
+            (RecordType::Ptr, "nas.home.internal"),
+            (RecordType::Ns, "nas.home.internal."),
+            (RecordType::Svcb, "1 nas.home.internal. port=8443"),
+            (RecordType::Https, "1 nas.home.internal. alpn=h2"),
+        ] {
+            assert_eq!(leads(kind, value), nas, "{value}");
+        }
+        let alias = RecordValue::Name("nas.home.internal".parse().unwrap());
+        assert_eq!(target(RecordType::Cname, &alias).map(|n| n.to_string()), nas);
+        for (kind, value) in [
+            (RecordType::Txt, "nas.home.internal"),
+            (RecordType::Caa, "0 issue \"letsencrypt.org\""),
+            (RecordType::Https, "1 . alpn=h2"),
+            (RecordType::Mx, "ten nas.home.internal"),
+        ] {
+            assert_eq!(leads(kind, value), None, "{value}");
+        }
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! Cells: nodes that the policy cannot tell apart.
 
 use super::access::{Access, Parties};
-use super::{Model, RecordKey, Sealed, is_member, peer_entry};
+use super::names::Shown;
+use super::{Model, Sealed, is_member, peer_entry};
 use crate::model::NodeRecord;
 use meshd_proto::netmap::PeerKind;
 use meshd_proto::{ClassId, MapDigest, MeshAddrs, NodeId, Prefix, Version};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// A cell within one chain of views. Means nothing outside of it.
@@ -60,8 +61,8 @@ pub(super) struct Cell {
     pub(super) digest: MapDigest,
     pub(super) sees: Arc<BTreeMap<CellId, Sight>>,
     pub(super) rules: Arc<Rules>,
-    /// Records that every member sees.
-    pub(super) records: Arc<BTreeSet<RecordKey>>,
+    /// Records that every member sees, with the values that it sees.
+    pub(super) records: Arc<Shown>,
 }
 
 /// A plain WireGuard device behind the nodes of a cell (there is one such node).

@@ -1,7 +1,8 @@
 //! A node's entries, its digest, and the difference between two views of it.
 
 use super::cell::{Cell, CellId, Device, Sight};
-use super::{RecordKey, Sealed, View};
+use super::names::End;
+use super::{Sealed, View};
 use meshd_proto::netmap::{Entry, EntryKey, RecordSet, RecordType, RecordValue, Route};
 use meshd_proto::{DnsName, MapDigest, NodeId, Prefix};
 use std::cmp::Ordering;
@@ -80,7 +81,7 @@ impl View {
         upserts.extend(self.common.entries.iter().chain(&sees.cell.rules.entries).map(|e| e.entry.clone()));
         upserts.extend(sees.peers().map(|p| p.entry.clone()));
         upserts.extend(sees.routes().into_iter().map(Entry::Route));
-        upserts.extend(sees.records().map(|r| r.entry.clone()));
+        upserts.extend(sees.records().iter().map(|r| r.entry.clone()));
         upserts.extend(sees.device_records().into_values());
         Some(Delta { upserts, removes: Vec::new(), digest: self.digest(node)? })
     }
@@ -102,7 +103,7 @@ impl View {
         }
         sees.cell.devices.iter().for_each(|d| digest.join(d.peer.digest));
         sees.routes().into_iter().for_each(|route| digest.add(&Entry::Route(route).encode()));
-        sees.records().for_each(|r| digest.join(r.digest));
+        sees.records().iter().for_each(|r| digest.join(r.digest));
         sees.device_records().values().for_each(|r| digest.add(&r.encode()));
         Some(digest)
     }
@@ -185,23 +186,22 @@ impl<'a> Sees<'a> {
         }
     }
 
-    fn own_ips(&self) -> Vec<IpAddr> {
+    /// What it and its devices are for records that lead to them.
+    fn own_ends(&self) -> Vec<End> {
         let own = self.view.record(self.id).into_iter().chain(self.cell.devices.iter().map(|d| &d.record));
-        own.flat_map(|node| node.addrs.iter().collect::<Vec<_>>()).collect()
+        own.flat_map(|node| {
+            let ips = node.addrs.iter().map(End::Ip).collect::<Vec<_>>();
+            ips.into_iter().chain([End::Host(node.name.clone())])
+        })
+        .collect()
     }
 
-    fn record_keys(&self) -> BTreeSet<&'a RecordKey> {
+    fn records(&self) -> Vec<Arc<Sealed>> {
         let names = &self.view.names;
-        let mut keys: BTreeSet<&RecordKey> = self.cell.records.iter().collect();
-        if !names.by_ip.is_empty() {
-            keys.extend(self.own_ips().iter().filter_map(|ip| names.by_ip.get(ip)).flatten());
+        if !names.has_ends() {
+            return self.cell.records.values().cloned().collect();
         }
-        keys
-    }
-
-    fn records(&self) -> impl Iterator<Item = &'a Sealed> + use<'a> {
-        let names = &self.view.names;
-        self.record_keys().into_iter().filter_map(move |key| names.all.get(key))
+        names.with_own(&self.cell.records, &self.own_ends())
     }
 
     /// Names of devices that are no peers here, unless an admin gave the name to something else.
@@ -219,7 +219,7 @@ impl<'a> Sees<'a> {
             }
         }
         if !out.is_empty() {
-            self.records().for_each(|r| drop(out.remove(&r.entry.key())));
+            self.records().iter().for_each(|r| drop(out.remove(&r.entry.key())));
         }
         out
     }
@@ -284,11 +284,12 @@ impl<'a> Sees<'a> {
         let (ours, theirs) = (self.device_records(), old.device_records());
         let same = Arc::ptr_eq(names.0, names.1)
             && Arc::ptr_eq(&old.cell.records, &self.cell.records)
-            && old.own_ips() == self.own_ips()
+            && (!names.0.has_ends() || old.own_ends() == self.own_ends())
             && ours == theirs;
         if !same {
-            let was = old.records().map(|r| &r.entry).chain(theirs.values()).map(|e| (e.key(), e)).collect();
-            let is = self.records().map(|r| &r.entry).chain(ours.values()).map(|e| (e.key(), e)).collect();
+            let (before, after) = (old.records(), self.records());
+            let was = before.iter().map(|r| &r.entry).chain(theirs.values()).map(|e| (e.key(), e)).collect();
+            let is = after.iter().map(|r| &r.entry).chain(ours.values()).map(|e| (e.key(), e)).collect();
             delta.put_all(&was, &is);
         }
     }

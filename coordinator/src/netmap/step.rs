@@ -2,11 +2,11 @@
 
 use super::access::Access;
 use super::cell::{Cell, CellId, CellKey, Device, Rules, Sight, devices_by_via};
-use super::names::{self, Names};
-use super::{Common, RecordKey, Sealed, View, has_session, is_member, peer_entry};
+use super::names::{self, End, Names, Shown};
+use super::{Common, Sealed, View, has_session, is_member, peer_entry};
 use crate::model::{Change, Model, NodeRecord};
 use meshd_proto::netmap::Entry;
-use meshd_proto::{MapDigest, NodeId};
+use meshd_proto::{Hostname, MapDigest, NodeId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -45,6 +45,7 @@ impl View {
         let access = Arc::new(Access::new(&model));
         let mut view = Self {
             names: Arc::new(Names::new(&model)),
+            hosts: Arc::default(),
             common: Arc::new(Common::new(&model)),
             model,
             access,
@@ -67,7 +68,8 @@ impl View {
             view.common = Arc::new(Common::new(&view.model));
         }
 
-        let record_changed = changes.iter().any(|c| matches!(c, Change::Record(..)));
+        // Which domain is the mesh's, and what of it is asked of others, is in the settings.
+        let record_changed = changes.iter().any(|c| matches!(c, Change::Record(..) | Change::Mesh));
         if record_changed {
             view.names = Arc::new(Names::new(&view.model));
         }
@@ -89,8 +91,9 @@ impl View {
             nodes.extend(view.record(id).and_then(|n| n.via));
         }
         let touched = view.replace(self, &nodes);
-        let renamed = view.update_addresses(self, &nodes);
-        let records_for_all = record_changed || everybody || renamed;
+        let moved = view.update_addresses(self, &nodes);
+        let renamed = view.update_hosts(self, &nodes);
+        let records_for_all = record_changed || everybody || moved || renamed;
         let cells: Vec<CellId> = if records_for_all {
             view.cells.keys().copied().collect()
         } else {
@@ -121,6 +124,7 @@ impl View {
             self.place(node, behind, known, before);
         }
         self.by_ip = Arc::new(by_ip);
+        self.hosts = Arc::new(self.find_hosts());
         let ids: Vec<CellId> = self.cells.keys().copied().collect();
         let mut rows: BTreeMap<CellId, BTreeMap<CellId, Sight>> = BTreeMap::new();
         for (i, a) in ids.iter().enumerate() {
@@ -292,8 +296,7 @@ impl View {
 
     fn refresh_records(&mut self, id: CellId) {
         let Some(cell) = self.cells.get(&id) else { return };
-        let records: BTreeSet<RecordKey> =
-            if self.names.all.is_empty() { BTreeSet::new() } else { names::visible(self, cell) };
+        let records = if self.names.all.is_empty() { Shown::new() } else { names::visible(self, cell) };
         if records != *cell.records
             && let Some(cell) = self.cells.get_mut(&id)
         {
@@ -324,7 +327,38 @@ impl View {
             }
             by_ip.extend(new.iter().map(|(ip, (id, _))| (*ip, *id)));
         }
-        self.names.by_ip.keys().any(|ip| old.get(ip) != new.get(ip))
+        self.names.ips().any(|ip| old.get(&ip) != new.get(&ip))
+    }
+
+    fn find_hosts(&self) -> BTreeMap<Hostname, NodeId> {
+        if !self.names.has_ends() {
+            return BTreeMap::new();
+        }
+        names::hosts_of(self, self.cell_of.keys().copied()).map(|(name, id, _)| (name, id)).collect()
+    }
+
+    /// Keeps the index of names; says whether a record leads to one that came, went or moved to another
+    /// cell.
+    fn update_hosts(&mut self, before: &Self, nodes: &BTreeSet<NodeId>) -> bool {
+        if !Arc::ptr_eq(&self.names, &before.names) {
+            self.hosts = Arc::new(self.find_hosts());
+            return true;
+        }
+        let gather = |view: &Self| {
+            let hosts = names::hosts_of(view, nodes.iter().copied());
+            let placed = hosts.map(|(name, id, via)| (name, (id, view.cell_of.get(&via).copied())));
+            placed.collect::<BTreeMap<_, _>>()
+        };
+        let (old, new) = (gather(before), gather(self));
+        if old == new {
+            return false;
+        }
+        let hosts = Arc::make_mut(&mut self.hosts);
+        for name in old.keys() {
+            hosts.remove(name);
+        }
+        hosts.extend(new.into_iter().map(|(name, (id, _))| (name, id)));
+        true
     }
 
     fn concerned(&self, before: &Self, touched: &Touched, all_cells: bool) -> BTreeSet<NodeId> {
@@ -348,8 +382,7 @@ impl View {
         };
         for id in candidates {
             let (old, new) = (before.cells.get(&id), self.cells.get(&id));
-            let same =
-                matches!((old, new), (Some(a), Some(b)) if a.same_sight(b) && self.same_records(before, b));
+            let same = matches!((old, new), (Some(a), Some(b)) if a.same_sight(b));
             if !same {
                 out.extend(old.into_iter().chain(new).flat_map(|c| c.members.keys()));
             }
@@ -360,18 +393,20 @@ impl View {
         out
     }
 
-    /// Nodes whose own addresses a changed record names: they see it whatever the policy says.
+    /// Nodes that a changed record leads to: they see it whatever the policy says.
     fn own_records_changed(&self, before: &Self) -> BTreeSet<NodeId> {
         if Arc::ptr_eq(&self.names, &before.names) {
             return BTreeSet::new();
         }
-        self.names.moved(&before.names).filter_map(|ip| self.by_ip.get(&ip).copied()).collect()
-    }
-
-    /// Whether the records that the cell sees have the same content in both views.
-    fn same_records(&self, before: &Self, cell: &Cell) -> bool {
-        Arc::ptr_eq(&self.names, &before.names)
-            || cell.records.iter().all(|key| self.names.all.get(key) == before.names.all.get(key))
+        let node = |view: &Self, end: &End| match end {
+            End::Ip(ip) => view.by_ip.get(ip).copied(),
+            End::Host(host) => {
+                let record = view.record(*view.hosts.get(host)?)?;
+                Some(record.via.unwrap_or(record.id))
+            }
+        };
+        let moved = self.names.moved(&before.names);
+        moved.into_iter().flat_map(|end| [node(before, end), node(self, end)]).flatten().collect()
     }
 
     /// The nodes whose sight differs from `before`, after everything was made anew.
@@ -380,8 +415,7 @@ impl View {
         let ids: BTreeSet<_> = self.cells.keys().chain(before.cells.keys()).collect();
         for id in ids {
             let (old, new) = (before.cells.get(id), self.cells.get(id));
-            let same =
-                matches!((old, new), (Some(a), Some(b)) if a.same_sight(b) && self.same_records(before, b));
+            let same = matches!((old, new), (Some(a), Some(b)) if a.same_sight(b));
             let members = |c: &Arc<Cell>| c.members.clone();
             let (old_members, new_members) = (old.map(members), new.map(members));
             if !same {

@@ -207,7 +207,11 @@ fn random_write(model: &Model, (kind, a, b): (u8, u8, u8)) -> Vec<Write> {
         13 => {
             let name: DnsName = format!("r{}.home.internal", a % 4).parse().unwrap();
             if b % 5 == 0 {
-                return vec![Write::DeleteRecord(name, RecordType::A)];
+                let kind = [RecordType::A, RecordType::Cname, RecordType::Srv][usize::from(b / 5) % 3];
+                return vec![Write::DeleteRecord(name, kind)];
+            }
+            if b % 5 > 2 {
+                return vec![random_alias(name, a, b)];
             }
             let ips = ["10.1.2.3", "100.64.0.3", "1.1.1.1", "192.168.1.10", "100.64.0.21"];
             let values = vec![RecordValue::Address(ips[usize::from(b) % ips.len()].parse().unwrap())];
@@ -248,6 +252,24 @@ fn random_write(model: &Model, (kind, a, b): (u8, u8, u8)) -> Vec<Write> {
         }
     }
     vec![Write::PutNode(record)]
+}
+
+/// A record that leads to a node, a device, another record, or a name outside. Rings come about.
+fn random_alias(name: DnsName, a: u8, b: u8) -> Write {
+    let to = |n: u8| match n % 8 {
+        0..=2 => format!("n{}.home.internal", n / 8 % 9 + 1),
+        3 => format!("phone{}-{}.home.internal", 20 + n / 8 % 3, n / 24 % 3),
+        4 | 5 => format!("r{}.home.internal", n / 8 % 4),
+        6 => "nobody.home.internal".to_owned(),
+        _ => "outside.example".to_owned(),
+    };
+    if b % 5 == 3 {
+        let values = vec![RecordValue::Name(to(a ^ b).parse().unwrap())];
+        return Write::PutRecord(name, RecordType::Cname, RecordSet { ttl: 60, values });
+    }
+    let targets = BTreeSet::from([to(a ^ b), to(b / 5), to(a.wrapping_add(b))]);
+    let values = targets.iter().map(|to| RecordValue::Text(format!("0 0 443 {to}"))).collect();
+    Write::PutRecord(name, RecordType::Srv, RecordSet { ttl: 60, values })
 }
 
 proptest! {
@@ -370,6 +392,107 @@ fn a_route_is_seen_by_who_may_use_it_once_it_is_approved() {
     assert_eq!(concern, Concern::Nodes([1, 3].map(NodeId).into()));
     let names = |id| world.map(id).dns.records.len();
     assert_eq!((names(1), names(2), names(3)), (1, 0, 1));
+}
+
+impl World {
+    fn record(&mut self, name: &str, kind: RecordType, values: &[&str]) -> Concern {
+        let value = |text: &&str| match kind {
+            RecordType::A => RecordValue::Address(text.parse().unwrap()),
+            RecordType::Cname => RecordValue::Name(text.parse().unwrap()),
+            _ => RecordValue::Text((*text).to_owned()),
+        };
+        let set = RecordSet { ttl: 60, values: values.iter().map(value).collect() };
+        self.commit(vec![Write::PutRecord(name.parse().unwrap(), kind, set)])
+    }
+
+    /// What a node has under that name, as text.
+    fn values(&self, id: u64, name: &str, kind: RecordType) -> Vec<String> {
+        let map = self.map(id);
+        let set = map.dns.records.get(&(name.parse().unwrap(), kind)).cloned();
+        let text = |value: &RecordValue| crate::service::show_value(value);
+        set.map(|set| set.values.iter().map(text).collect()).unwrap_or_default()
+    }
+}
+
+/// 1 and 2 are u1's and see each other and node 3 (tag:t1); 4 is u2's, 5 is tag:t2 and sees nobody.
+fn shielded() -> World {
+    let mut world = World::new();
+    world.policy(
+        r#"{"acls":[{"action":"accept","src":["u1"],"dst":["u1:*","tag:t1:443"]},
+                    {"action":"accept","src":["u2"],"dst":["u2:*"]}]}"#,
+    );
+    world.put(1, owned("u1"));
+    world.put(2, owned("u1"));
+    world.put(3, tagged("tag:t1"));
+    world.put(4, owned("u2"));
+    world.put(5, tagged("tag:t2"));
+    world
+}
+
+#[test]
+fn a_record_that_leads_to_a_hidden_node_is_hidden_too() {
+    let mut world = shielded();
+    let secret = "n3.home.internal";
+    let concern = world.record("www.home.internal", RecordType::Cname, &[secret]);
+    assert_eq!(concern, Concern::Nodes([1, 2, 3].map(NodeId).into()), "nobody else hears of it");
+    world.record("_smb._tcp.home.internal", RecordType::Srv, &["0 5 445 n3.home.internal."]);
+    world.record("home.internal", RecordType::Mx, &["10 n3.home.internal", "20 mail.example"]);
+    world.record("www.corp.example", RecordType::Cname, &[secret]);
+    world.record("3.0.64.100.in-addr.arpa", RecordType::Ptr, &[secret]);
+    world.record("away.home.internal", RecordType::Cname, &["www.example"]);
+    for (id, sees) in [(1, true), (2, true), (3, true), (4, false), (5, false)] {
+        let text = format!("{:?}", world.map(id).dns.records);
+        assert_eq!(text.contains(secret), sees, "node {id}: {text}");
+        assert_eq!(world.values(id, "away.home.internal", RecordType::Cname), ["www.example"]);
+    }
+    let mail = |world: &World, id| world.values(id, "home.internal", RecordType::Mx);
+    assert_eq!(mail(&world, 1), ["10 n3.home.internal", "20 mail.example"]);
+    assert_eq!(mail(&world, 4), ["20 mail.example"], "the other value of the set stays");
+    // What is open to all of a sudden shows them, and the name may go to another node.
+    let concern = world.put(4, owned("u1"));
+    assert!(!concern.includes(NodeId(5)), "{concern:?}");
+    assert_eq!(mail(&world, 4).len(), 2);
+    world.put(4, owned("u2"));
+    world.put(3, |n| n.name = Hostname::sanitized("other"));
+    assert_eq!(world.values(1, "www.home.internal", RecordType::Cname), Vec::<String>::new());
+    world.put(4, |n| n.name = Hostname::sanitized("n3"));
+    assert_eq!(world.values(4, "www.home.internal", RecordType::Cname), [secret]);
+    assert_eq!(world.values(1, "www.home.internal", RecordType::Cname), Vec::<String>::new());
+}
+
+#[test]
+fn aliases_of_aliases_are_hidden_with_what_they_end_at_and_rings_are_nobodys() {
+    let mut world = shielded();
+    world.record("lan.home.internal", RecordType::A, &["100.64.0.3"]);
+    let names = ["a.home.internal", "b.home.internal", "c.corp.example"];
+    for (name, to) in [(names[0], names[1]), (names[1], names[2]), (names[2], "lan.home.internal")] {
+        world.record(name, RecordType::Cname, &[to]);
+    }
+    for name in names {
+        for (id, sees) in [(1, 1), (3, 1), (4, 0), (5, 0)] {
+            assert_eq!(world.values(id, name, RecordType::Cname).len(), sees, "{name} at node {id}");
+        }
+    }
+    // A wildcard for everybody does not answer for a node that is called so.
+    world.record("*.home.internal", RecordType::A, &["192.0.2.1", "1.1.1.1"]);
+    world.record("w.home.internal", RecordType::Cname, &["n3.home.internal"]);
+    world.record("v.home.internal", RecordType::Cname, &["free.home.internal"]);
+    assert_eq!(world.values(4, "w.home.internal", RecordType::Cname).len(), 0);
+    assert_eq!(world.values(4, "v.home.internal", RecordType::Cname), ["free.home.internal"]);
+
+    world.record("x.home.internal", RecordType::Cname, &["y.home.internal"]);
+    world.record("y.home.internal", RecordType::Cname, &["x.home.internal"]);
+    world.record("self.home.internal", RecordType::Cname, &["self.home.internal"]);
+    for name in ["x.home.internal", "y.home.internal", "self.home.internal"] {
+        assert_eq!(world.values(1, name, RecordType::Cname).len(), 0, "{name}");
+    }
+    // One that is left alone by everybody still sees what leads to itself, and of a set that value only.
+    world.record("own.home.internal", RecordType::Srv, &["0 0 1 n5.home.internal", "0 0 1 n3.home.internal"]);
+    world.record("alias.home.internal", RecordType::Cname, &["own.home.internal"]);
+    assert_eq!(world.values(5, "own.home.internal", RecordType::Srv), ["0 0 1 n5.home.internal"]);
+    assert_eq!(world.values(5, "alias.home.internal", RecordType::Cname).len(), 1);
+    assert_eq!(world.values(1, "own.home.internal", RecordType::Srv), ["0 0 1 n3.home.internal"]);
+    assert_eq!(world.values(4, "own.home.internal", RecordType::Srv), Vec::<String>::new());
 }
 
 #[test]
