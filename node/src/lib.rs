@@ -24,6 +24,7 @@ pub mod settings;
 pub mod state;
 pub mod steps;
 pub mod suspend;
+pub mod tls;
 pub mod tun;
 pub mod udp;
 pub mod userspace;
