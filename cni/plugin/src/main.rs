@@ -1,27 +1,50 @@
-//! `meshd-cni`: the CNI plugin (CNI spec 1.1). A runtime starts it for one command, with the command in
-//! `CNI_COMMAND` and the network configuration on standard input; result or error go to standard output.
+//! `meshd-cni`: the CNI plugin (CNI specification 1.1; 1.0.0 and 0.4.0 are spoken, too). A runtime starts it
+//! for one command, with the command in `CNI_COMMAND` and the network configuration on standard input;
+//! result or error go to standard output as JSON.
 //!
-//! This release answers `VERSION`, and `DEL` with success since it never set anything up. Every other
-//! command is answered with an error object. It touches no interface and no file.
+//! It gives a pod addresses of the node's pod CIDRs, a veth pair and routes ([`net`]), and keeps its books
+//! in a file ([`store`]). It runs no daemon, asks nobody over a network and reads no clock.
 
-mod reply;
+mod command;
+mod config;
+mod failure;
+mod ledger;
+mod net;
+mod range;
+mod request;
+mod result;
+mod store;
 
-use reply::{Reply, reply_to};
-use std::io::Read;
+use config::{Input, MAX_INPUT, Version};
+use failure::Failure;
+use request::Request;
+use serde_json::Value;
+use std::io::{Read, Write};
 use std::process::ExitCode;
 
-/// A network configuration is small; the rest is not read.
-const MAX_INPUT: u64 = 1 << 20;
-
 fn main() -> ExitCode {
-    let mut input = Vec::new();
-    let read = std::io::stdin().take(MAX_INPUT).read_to_end(&mut input);
-    let reply = match read {
-        Ok(_) => reply_to(std::env::var("CNI_COMMAND").ok().as_deref(), &input),
-        Err(e) => Reply::io_failure(&e),
+    let (output, status) = match answer() {
+        Ok(None) => return ExitCode::SUCCESS,
+        Ok(Some(json)) => (json, ExitCode::SUCCESS),
+        Err(json) => (json, ExitCode::FAILURE),
     };
-    if let Some(json) = reply.output() {
-        println!("{json}");
+    match writeln!(std::io::stdout(), "{output}") {
+        Ok(()) => status,
+        Err(_) => ExitCode::FAILURE,
     }
-    if reply.is_error() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// The object for standard output, or the error's.
+fn answer() -> Result<Option<Value>, Value> {
+    let newest = Version::V1_1_0.text();
+    let tell = |version: &str, failure: Failure| failure.to_json(version);
+    let request = Request::parse(|name| std::env::var_os(name)).map_err(|f| tell(newest, f))?;
+    let mut bytes = Vec::new();
+    std::io::stdin()
+        .take(MAX_INPUT as u64 + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|e| tell(newest, Failure::io("cannot read standard input", &e)))?;
+    let input = Input::parse(&bytes).map_err(|f| tell(newest, f))?;
+    let version = input.version.clone();
+    command::run(&request, input).map_err(|f| tell(&version, f))
 }
