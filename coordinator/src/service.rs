@@ -37,7 +37,7 @@ mod throttle;
 mod tokens;
 
 pub use crate::model::roles::{Permission, Role, Scopes, UnknownRole, UnknownScope};
-pub use accounts::{Invited, MIN_PASSWORD, NewAccount, SetUp};
+pub use accounts::{Invited, LinkView, MIN_PASSWORD, NewAccount, SetUp};
 pub use actor::Actor;
 pub use devices::Device;
 pub use enroll::{Asking, JoinRequest, Outcome};

@@ -212,6 +212,34 @@ async fn a_foreign_name_an_oversize_body_and_a_foreign_page_are_refused() {
     assert_eq!(page.headers()[header::X_CONTENT_TYPE_OPTIONS], "nosniff");
 }
 
+/// The secret that a page shows, and the value and the rest of the cookie that it sets.
+async fn shown_secret(router: &Router, place: &str, cookie: &str) -> (String, String, String) {
+    let request = Request::builder().uri(place).header(header::HOST, "192.0.2.1:8443");
+    let request = request.header(header::COOKIE, cookie).extension(Transport::Tls(peer("198.51.100.1")));
+    let response = router.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+    let set = response.headers()[header::SET_COOKIE].to_str().unwrap().to_owned();
+    let (kept, rest) = set.split_once("; ").unwrap();
+    let page = response.into_body().collect().await.unwrap().to_bytes();
+    let page = String::from_utf8(page.to_vec()).unwrap();
+    let secret = page.split("id=\"totp-secret\">").nth(1).unwrap().split('<').next().unwrap().to_owned();
+    (secret, kept.to_owned(), rest.to_owned())
+}
+
+#[tokio::test]
+async fn a_link_shows_each_browser_a_secret_of_its_own_and_the_same_again() {
+    let (_dir, service, router) = api().await;
+    let link = service.create_admin_link(&Actor::LocalRoot, clock::unix_now()).await.unwrap().secret;
+    let place = format!("/welcome/{}", link.as_str());
+    let (first, cookie, rest) = shown_secret(&router, &place, "").await;
+    assert!(rest.starts_with("Path=/welcome/; ") && rest.ends_with("Secure; HttpOnly; SameSite=Strict"));
+    let (again, kept, _) = shown_secret(&router, &place, &format!("x=y; {cookie}")).await;
+    assert_eq!((&again, &kept), (&first, &cookie), "a reload changes nothing");
+    let (other, _, _) = shown_secret(&router, &place, "").await;
+    assert_ne!(other, first);
+    let odd = shown_secret(&router, &place, "__Secure-meshd-welcome=").await.0;
+    assert!(odd != first && odd.len() == first.len());
+}
+
 #[tokio::test]
 async fn pages_and_passwords_are_refused_over_plain_http_from_elsewhere() {
     let (_dir, service, router) = api().await;

@@ -1,16 +1,18 @@
 //! People: how an account comes to be (a link that works once), what may be changed of it, how it goes.
 //!
 //! Invariants: nobody gives a role above the own one; the last owner who can sign in stays; a link is used
-//! up in the commit that makes the account.
+//! up in the commit that makes the account; the second factor of an account was shown to no other browser
+//! than the one that made it.
 
 use super::sessions::{self, MAX_SECRET, NewSession, person};
 use super::{Actor, Permission, Role, Service, ServiceError, Turn, draft, passcode};
 use crate::entropy;
-use crate::store::accounts::{AccountWrite, InvitationRecord, TotpSecret, UserRecord};
+use crate::store::accounts::{AccountWrite, InvitationRecord, TOTP_BYTES, TotpSecret, UserRecord};
 use crate::store::tokens::TokenWrite;
 use crate::store::{Batch, StoreError};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use meshd_proto::{UnixSeconds, keys};
+use std::fmt;
 use std::net::IpAddr;
 use zeroize::Zeroizing;
 
@@ -37,8 +39,45 @@ pub struct Invited {
 pub struct SetUp {
     /// What is stored of the link.
     pub record: InvitationRecord,
-    /// The secret for an authenticator app, in base32.
+    /// The secret for an authenticator app. It is this browser's own.
+    pub totp: TotpSecret,
+    /// The same in base32.
     pub totp_text: Zeroizing<String>,
+}
+
+/// What a browser that opened a link keeps of it, in a cookie. With the link's stored secret it makes the
+/// secret for the authenticator app: who else opens the link sees another one.
+pub struct LinkView([u8; 24]);
+
+impl fmt::Debug for LinkView {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LinkView")
+    }
+}
+
+impl LinkView {
+    /// That of a browser that opens a link for the first time.
+    pub fn fresh() -> Self {
+        Self(entropy::random())
+    }
+
+    /// From its cookie; `None` when that is none of ours.
+    pub fn read(cookie: &str) -> Option<Self> {
+        let bytes = Zeroizing::new(URL_SAFE_NO_PAD.decode(cookie.get(..32)?).ok()?);
+        Some(Self(bytes.as_slice().try_into().ok()?)).filter(|_| cookie.len() == 32)
+    }
+
+    /// What goes into the cookie.
+    pub fn cookie(&self) -> Zeroizing<String> {
+        Zeroizing::new(URL_SAFE_NO_PAD.encode(self.0))
+    }
+
+    fn totp(&self, link: &InvitationRecord) -> TotpSecret {
+        let hash = Zeroizing::new(keys::hash("meshd invitation second factor", &[&link.totp.0, &self.0]));
+        let mut secret = TotpSecret([0; TOTP_BYTES]);
+        secret.0.copy_from_slice(&hash[..TOTP_BYTES]);
+        secret
+    }
 }
 
 /// What a person chose behind a link.
@@ -46,6 +85,8 @@ pub struct SetUp {
 pub struct NewAccount<'a> {
     /// The link's secret.
     pub link: &'a str,
+    /// What the browser keeps of it.
+    pub view: &'a LinkView,
     /// The name; the link's own where it has one.
     pub name: &'a str,
     /// The password.
@@ -134,14 +175,20 @@ impl Service {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn behind_link(&self, secret: &str, now: UnixSeconds) -> Result<Option<SetUp>, ServiceError> {
+    pub async fn behind_link(
+        &self,
+        secret: &str,
+        view: &LinkView,
+        now: UnixSeconds,
+    ) -> Result<Option<SetUp>, ServiceError> {
         if secret.len() > 100 {
             return Ok(None);
         }
         let found = self.lock().await?.writer.store.invitation(&link_fingerprint(secret)).await?;
         Ok(found.filter(|i| now < i.expires).map(|record| {
-            let totp_text = Zeroizing::new(passcode::base32(&record.totp));
-            SetUp { record, totp_text }
+            let totp = view.totp(&record);
+            let totp_text = Zeroizing::new(passcode::base32(&totp));
+            SetUp { record, totp, totp_text }
         }))
     }
 
@@ -155,10 +202,11 @@ impl Service {
         from: (IpAddr, &str),
         now: UnixSeconds,
     ) -> Result<(NewSession, Vec<Zeroizing<String>>), ServiceError> {
-        let link = self.behind_link(new.link, now).await?.ok_or_else(link_gone)?.record;
+        let SetUp { record: link, totp, .. } =
+            self.behind_link(new.link, new.view, now).await?.ok_or_else(link_gone)?;
         let name = if link.name.is_empty() { user_name(new.name)? } else { link.name.clone() };
         check_password(new.password, &name)?;
-        let step = passcode::step_of(&link.totp, new.code, 0, now).ok_or_else(wrong_code)?;
+        let step = passcode::step_of(&totp, new.code, 0, now).ok_or_else(wrong_code)?;
         let password = self.hash(new.password).await?;
         let (codes, hashes) = passcode::recovery_codes();
         let user = UserRecord {
@@ -166,7 +214,7 @@ impl Service {
             name: name.clone(),
             role: link.role,
             password,
-            totp: link.totp.clone(),
+            totp,
             totp_step: step,
             created: now,
             created_by: link.created_by.clone(),

@@ -1,16 +1,23 @@
 //! The door: signing in, and a link that makes an account.
 
 use super::form::{Form, escape};
-use super::guard::{COOKIE, PageError, Seat, explain};
+use super::guard::{self, COOKIE, PageError, Seat, explain};
 use super::{layout, parts};
 use crate::api::{Api, Transport, front};
 use crate::clock;
-use crate::service::{LoginError, MIN_PASSWORD, NewAccount, NewSession, ServiceError, SetUp};
+use crate::service::{LinkView, LoginError, MIN_PASSWORD, NewAccount, NewSession, ServiceError, SetUp};
 use axum::Extension;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{AppendHeaders, IntoResponse, Redirect, Response};
 use maud::{Markup, html};
+use meshd_proto::UnixSeconds;
+
+/// Keeps what makes the second factor of whoever opened a link in this browser. Sent to those pages only.
+const VIEW_COOKIE: &str = "__Secure-meshd-welcome";
+/// What somebody reads whose browser did not send it.
+const NO_COOKIE: &str = "the browser did not keep this page's cookie, and the secret on it is another one now: \
+     remove the old entry from the app, scan again, and allow cookies of this page";
 
 #[derive(Debug, Default, serde::Deserialize)]
 pub(super) struct Next {
@@ -123,12 +130,42 @@ pub(super) async fn logout(seat: Seat) -> Result<Response, PageError> {
     Ok((AppendHeaders(gone), Redirect::to("/login")).into_response())
 }
 
+fn view_of(headers: &HeaderMap) -> Option<LinkView> {
+    guard::cookie(headers, VIEW_COOKIE).and_then(LinkView::read)
+}
+
+/// `lifetime` in seconds; 0 takes it away.
+fn view_cookie(view: &LinkView, lifetime: u64) -> String {
+    let value = view.cookie();
+    format!(
+        "{VIEW_COOKIE}={}; Path=/welcome/; Max-Age={lifetime}; Secure; HttpOnly; SameSite=Strict",
+        value.as_str()
+    )
+}
+
+/// The page of a link that is good, with what the browser has to keep of it.
+fn welcoming(
+    api: &Api,
+    link: &str,
+    (found, view): (&SetUp, &LinkView),
+    name: &str,
+    error: Option<&str>,
+    now: UnixSeconds,
+) -> Response {
+    let lifetime = found.record.expires.0.saturating_sub(now.0);
+    let kept = [(header::SET_COOKIE, view_cookie(view, lifetime))];
+    (AppendHeaders(kept), layout::bare("Welcome", welcome_body(api, link, found, name, error)))
+        .into_response()
+}
+
 pub(super) async fn welcome_page(
     State(api): State<Api>,
     Path(link): Path<String>,
+    headers: HeaderMap,
 ) -> Result<Response, PageError> {
-    match api.service.behind_link(&link, clock::unix_now()).await? {
-        Some(found) => Ok(layout::bare("Welcome", welcome_body(&api, &link, &found, "", None))),
+    let (view, now) = (view_of(&headers).unwrap_or_else(LinkView::fresh), clock::unix_now());
+    match api.service.behind_link(&link, &view, now).await? {
+        Some(found) => Ok(welcoming(&api, &link, (&found, &view), "", None, now)),
         None => Ok((StatusCode::GONE, layout::bare("Link", gone_body())).into_response()),
     }
 }
@@ -217,24 +254,32 @@ pub(super) async fn welcome(
     refuse_foreign(&headers)?;
     let now = clock::unix_now();
     let (name, password) = (form.text("name"), form.text("password"));
-    let new = NewAccount { link: &link, name, password, code: form.text("code") };
-    let done = if password == form.text("again") {
+    let known = view_of(&headers);
+    let is_known = known.is_some();
+    let view = known.unwrap_or_else(LinkView::fresh);
+    let new = NewAccount { link: &link, view: &view, name, password, code: form.text("code") };
+    let done = if !is_known {
+        Err(ServiceError::Invalid(NO_COOKIE.to_owned()))
+    } else if password == form.text("again") {
         api.service.accept_link(&new, (transport.remote(), agent(&headers)), now).await
     } else {
         Err(ServiceError::Invalid("the two passwords are not the same".to_owned()))
     };
     match done {
         Ok((session, codes)) => {
-            let cookies = [(header::SET_COOKIE, cookie(session.secret.as_str(), ""))];
+            let cookies = [
+                (header::SET_COOKIE, cookie(session.secret.as_str(), "")),
+                (header::SET_COOKIE, view_cookie(&view, 0)),
+            ];
             let codes: Vec<&str> = codes.iter().map(|c| c.as_str()).collect();
             Ok((AppendHeaders(cookies), layout::bare("Recovery codes", codes_body(&codes))).into_response())
         }
         Err(error) => {
-            let Some(found) = api.service.behind_link(&link, now).await? else {
+            let Some(found) = api.service.behind_link(&link, &view, now).await? else {
                 return Ok((StatusCode::GONE, layout::bare("Link", gone_body())).into_response());
             };
-            let body = welcome_body(&api, &link, &found, name, Some(&explain(&error)));
-            Ok((StatusCode::UNPROCESSABLE_ENTITY, layout::bare("Welcome", body)).into_response())
+            let page = welcoming(&api, &link, (&found, &view), name, Some(&explain(&error)), now);
+            Ok((StatusCode::UNPROCESSABLE_ENTITY, page).into_response())
         }
     }
 }

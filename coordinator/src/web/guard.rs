@@ -19,7 +19,7 @@ pub(super) const COOKIE: &str = "__Host-meshd";
 const MAX_FORM: usize = 2 << 20;
 
 pub(crate) async fn authenticate(State(api): State<Api>, request: Request, next: Next) -> Response {
-    let found = match cookie(request.headers()) {
+    let found = match cookie(request.headers(), COOKIE) {
         Some(secret) => api.service.session(secret, clock::unix_now()).await,
         None => Ok(None),
     };
@@ -78,11 +78,11 @@ fn same(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && a.iter().zip(b).fold(0, |diff, (x, y)| diff | (x ^ y)) == 0
 }
 
-/// The session secret among the cookies.
-fn cookie(headers: &HeaderMap) -> Option<&str> {
+/// One of the cookies.
+pub(super) fn cookie<'h>(headers: &'h HeaderMap, wanted: &str) -> Option<&'h str> {
     let all = headers.get_all(header::COOKIE).iter().filter_map(|v| v.to_str().ok());
     let mut pairs = all.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
-    pairs.find(|(name, _)| *name == COOKIE).map(|(_, value)| value)
+    pairs.find(|(name, _)| *name == wanted).map(|(_, value)| value)
 }
 
 /// A page's visitor: the session, and what a page is made with.

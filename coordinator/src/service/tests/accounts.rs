@@ -10,16 +10,17 @@ use std::net::{IpAddr, Ipv4Addr};
 const PASSWORD: &str = "four calm words here";
 const HOME: (IpAddr, &str) = (IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7)), "a browser");
 
-async fn secret_of(service: &Service, link: &str) -> TotpSecret {
-    service.behind_link(link, NOW).await.unwrap().unwrap().record.totp
+async fn secret_of(service: &Service, link: &str, view: &LinkView) -> TotpSecret {
+    service.behind_link(link, view, NOW).await.unwrap().unwrap().totp
 }
 
 /// An account through a link, and its TOTP secret.
 async fn join(service: &Service, role: Role, name: &str) -> (NewSession, TotpSecret, Vec<String>) {
     let link = service.invite(&ROOT, role, name, 3600, NOW).await.unwrap().secret;
-    let totp = secret_of(service, &link).await;
+    let view = LinkView::fresh();
+    let totp = secret_of(service, &link, &view).await;
     let code = code_at(&totp, NOW.0 / 30);
-    let new = NewAccount { link: &link, name: "", password: PASSWORD, code: &code };
+    let new = NewAccount { link: &link, view: &view, name: "", password: PASSWORD, code: &code };
     let (session, codes) = service.accept_link(&new, HOME, NOW).await.unwrap();
     (session, totp, codes.iter().map(|c| c.to_string()).collect())
 }
@@ -29,10 +30,11 @@ async fn a_link_makes_one_account_and_a_wrong_code_does_not_use_it_up() {
     let (_dir, service) = fresh().await;
     assert!(service.has_no_account().await.unwrap());
     let link = service.create_admin_link(&ROOT, NOW).await.unwrap().secret;
-    let totp = secret_of(&service, &link).await;
+    let view = LinkView::fresh();
+    let totp = secret_of(&service, &link, &view).await;
     let code = code_at(&totp, NOW.0 / 30);
     let try_with = async |name: &str, password: &str, code: &str| {
-        let new = NewAccount { link: &link, name, password, code };
+        let new = NewAccount { link: &link, view: &view, name, password, code };
         service.accept_link(&new, HOME, NOW).await.map(|(session, codes)| (session.actor, codes.len()))
     };
     assert!(matches!(try_with("ada", PASSWORD, "000000").await, Err(ServiceError::Invalid(_))));
@@ -42,10 +44,40 @@ async fn a_link_makes_one_account_and_a_wrong_code_does_not_use_it_up() {
     assert_eq!((actor.role(), actor.to_string(), codes), (Some(Role::Owner), "user:ada".to_owned(), 10));
     assert!(matches!(try_with("eve", PASSWORD, &code).await, Err(ServiceError::Conflict(_))));
     let late = service.create_admin_link(&ROOT, NOW).await.unwrap().secret;
-    assert!(service.behind_link(&late, UnixSeconds(NOW.0 + 3600)).await.unwrap().is_none());
+    assert!(
+        service.behind_link(&late, &LinkView::fresh(), UnixSeconds(NOW.0 + 3600)).await.unwrap().is_none()
+    );
     let newer = service.create_admin_link(&ROOT, NOW).await.unwrap().secret;
-    assert!(service.behind_link(&late, NOW).await.unwrap().is_none(), "a newer link ends the one before");
-    assert!(service.behind_link(&newer, NOW).await.unwrap().is_some());
+    assert!(
+        service.behind_link(&late, &LinkView::fresh(), NOW).await.unwrap().is_none(),
+        "a newer link ends the one before"
+    );
+    assert!(service.behind_link(&newer, &LinkView::fresh(), NOW).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn who_opens_a_link_first_does_not_know_the_second_factor_of_who_uses_it() {
+    let (_dir, service) = fresh().await;
+    let link = service.invite(&ROOT, Role::Admin, "ada", 3600, NOW).await.unwrap().secret;
+    let (eve, ada) = (LinkView::fresh(), LinkView::fresh());
+    let (eves, adas) = (secret_of(&service, &link, &eve).await, secret_of(&service, &link, &ada).await);
+    assert!(eves != adas, "another browser, another secret");
+    let again = LinkView::read(&ada.cookie()).unwrap();
+    assert!(secret_of(&service, &link, &again).await == adas, "the same browser, the same secret");
+    for bad in ["", "AAAA", &format!("{}A", *ada.cookie()), &"!".repeat(32), &"ä".repeat(16)] {
+        assert!(LinkView::read(bad).is_none(), "{bad}");
+    }
+    let step = NOW.0 / 30;
+    let with = |code| NewAccount { link: &link, view: &ada, name: "", password: PASSWORD, code };
+    let refused = service.accept_link(&with(&code_at(&eves, step)), HOME, NOW).await;
+    assert!(matches!(refused, Err(ServiceError::Invalid(_))));
+    service.accept_link(&with(&code_at(&adas, step)), HOME, NOW).await.unwrap();
+    let later = UnixSeconds(NOW.0 + 60);
+    let sign_in = async |secret: &TotpSecret| {
+        service.login("ada", PASSWORD, &code_at(secret, later.0 / 30), HOME, later).await
+    };
+    assert!(sign_in(&eves).await.is_err());
+    assert!(sign_in(&adas).await.is_ok());
 }
 
 #[tokio::test]
@@ -139,7 +171,7 @@ async fn accounts_survive_a_restart_and_no_secret_is_in_the_database() {
     drop(service);
     let service = open(&dir).await;
     assert!(service.session(&session.secret, NOW).await.unwrap().is_some());
-    assert!(service.behind_link(&link, NOW).await.unwrap().is_some());
+    assert!(service.behind_link(&link, &LinkView::fresh(), NOW).await.unwrap().is_some());
 }
 
 #[tokio::test]
