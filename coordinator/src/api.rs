@@ -20,11 +20,14 @@ pub mod table;
 mod tokens;
 mod users;
 pub mod views;
+mod visitor;
 
 pub use auth::Transport;
 pub use problem::{Problem, ProblemBody};
 pub(crate) use status::status as status_of;
 pub use table::{Face, Need, Row};
+pub use visitor::TrustedProxies;
+pub(crate) use visitor::Visitor;
 
 use crate::service::{Actor, Service};
 use crate::web;
@@ -47,6 +50,8 @@ pub struct Api {
     pub metrics: Option<PrometheusHandle>,
     /// SHA-256 of the certificate, to be shown beside links; empty where there is none.
     pub fingerprint: Arc<str>,
+    /// Reverse proxies that say where visitors are.
+    pub proxies: TrustedProxies,
     /// What pages keep in memory.
     pub pages: Arc<web::Pages>,
     /// Ends event streams.
@@ -60,6 +65,7 @@ impl Api {
             service,
             metrics: None,
             fingerprint: "".into(),
+            proxies: TrustedProxies::default(),
             pages: Arc::default(),
             stop: CancellationToken::new(),
         }

@@ -19,7 +19,7 @@ mod unix;
 
 pub use options::ServeOptions;
 
-use crate::api::{self, Api};
+use crate::api::{self, Api, TrustedProxies};
 use crate::clock;
 use crate::control::Hub;
 use crate::entropy;
@@ -72,12 +72,16 @@ pub async fn run(options: ServeOptions) -> Result<()> {
     let metrics = metrics_exporter_prometheus::PrometheusBuilder::new().install_recorder().ok();
     let stop = CancellationToken::new();
     let fingerprint = tls.fingerprint.as_str().into();
-    let api = Api { metrics, fingerprint, stop: stop.clone(), ..Api::new(service.clone()) };
+    let proxies = TrustedProxies::new(&options.trusted_proxy);
+    let stopped = stop.clone();
+    let api =
+        Api { metrics, fingerprint, proxies: proxies.clone(), stop: stopped, ..Api::new(service.clone()) };
     let router = api::router(api);
     let shared = Arc::new(Shared {
         control: Hub::new(service.clone()),
         relay: relay.as_ref().map(|r| r.handle.control()),
         router,
+        proxies,
         tls: tls.acceptor,
         tasks: TaskTracker::new(),
         stop: stop.clone(),

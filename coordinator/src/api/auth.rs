@@ -24,8 +24,8 @@ pub enum Transport {
 }
 
 impl Transport {
-    /// Where the request came from; the unix socket counts as this host.
-    pub(crate) fn remote(self) -> IpAddr {
+    /// The other end of the connection; the unix socket counts as this host.
+    pub(super) fn remote(self) -> IpAddr {
         match self {
             Self::Unix { .. } => IpAddr::V4(Ipv4Addr::LOCALHOST),
             Self::Tls(peer) | Self::Plain(peer) => peer.ip().to_canonical(),

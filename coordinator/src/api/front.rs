@@ -24,7 +24,11 @@ const HEADERS: [(HeaderName, &str); 7] = [
     (HeaderName::from_static("permissions-policy"), "camera=(), geolocation=(), microphone=()"),
 ];
 
-pub(super) async fn pass(State(api): State<Api>, request: Request, next: Next) -> Response {
+pub(super) async fn pass(State(api): State<Api>, mut request: Request, next: Next) -> Response {
+    if let Some(transport) = request.extensions().get::<Transport>() {
+        let visitor = api.proxies.visitor(transport.remote(), request.headers());
+        request.extensions_mut().insert(visitor);
+    }
     let mut response = match check(&api, &request) {
         Ok(()) => next.run(request).await,
         Err(refusal) => *refusal,

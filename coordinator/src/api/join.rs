@@ -1,7 +1,7 @@
 //! `/api/v1/join-requests`: a machine asks without a token; somebody answers.
 
 use super::views::{AskInput, AskView, JoinRequestView, PollInput, PollView};
-use super::{Api, Asker, Problem, Transport};
+use super::{Api, Asker, Problem, Visitor};
 use crate::clock;
 use crate::service::Outcome;
 use axum::extract::rejection::JsonRejection;
@@ -19,12 +19,11 @@ pub(super) async fn list(
 
 pub(super) async fn ask(
     State(api): State<Api>,
-    Extension(transport): Extension<Transport>,
+    Extension(visitor): Extension<Visitor>,
     body: Result<Json<AskInput>, JsonRejection>,
 ) -> Result<(StatusCode, Json<AskView>), Problem> {
     let Json(input) = body?;
-    let asking =
-        api.service.ask_to_join(&input.hostname, &input.os, transport.remote(), clock::unix_now())?;
+    let asking = api.service.ask_to_join(&input.hostname, &input.os, visitor.0, clock::unix_now())?;
     let code = asking.request.code.clone();
     let view = AskView { code, secret: asking.secret.as_str().to_owned(), patience: asking.patience };
     Ok((StatusCode::CREATED, Json(view)))

@@ -212,6 +212,34 @@ async fn a_foreign_name_an_oversize_body_and_a_foreign_page_are_refused() {
     assert_eq!(page.headers()[header::X_CONTENT_TYPE_OPTIONS], "nosniff");
 }
 
+#[tokio::test]
+async fn behind_a_trusted_proxy_who_guesses_slows_himself_down_and_nobody_else() {
+    let (_dir, service, untrusting) = api().await;
+    let proxies = TrustedProxies::new(&["127.0.0.1/32".parse().unwrap()]);
+    let trusting = router(Api { proxies, ..Api::new(service.clone()) });
+    let sign_in = async |router: &Router, visitor: &str| {
+        let request = Request::builder().method(Method::POST).uri("/login");
+        let request = request.header(header::HOST, "localhost").header(header::ORIGIN, "http://localhost");
+        let request = request.header("x-forwarded-for", format!("203.0.113.77, {visitor}"));
+        let request = request.header(header::CONTENT_TYPE, "application/x-www-form-urlencoded");
+        let request = request.extension(Transport::Plain(peer("127.0.0.1")));
+        let body = Body::from("name=ada&password=wrong&code=000000");
+        router.clone().oneshot(request.body(body).unwrap()).await.unwrap().status()
+    };
+    for _ in 0..6 {
+        assert_eq!(sign_in(&trusting, "198.51.100.1").await, StatusCode::UNAUTHORIZED);
+    }
+    assert_eq!(sign_in(&trusting, "198.51.100.1").await, StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(sign_in(&trusting, "198.51.100.2").await, StatusCode::UNAUTHORIZED);
+    let audit = service.audit(&Actor::LocalRoot, None, 1).await.unwrap();
+    assert_eq!((audit[0].action.as_str(), audit[0].detail.as_str()), ("login.refused", "198.51.100.2"));
+    // Nobody is trusted by default: then all of them are the proxy.
+    for n in 0..6 {
+        assert_eq!(sign_in(&untrusting, &format!("192.0.2.{n}")).await, StatusCode::UNAUTHORIZED);
+    }
+    assert_eq!(sign_in(&untrusting, "192.0.2.99").await, StatusCode::TOO_MANY_REQUESTS);
+}
+
 /// The secret that a page shows, and the value and the rest of the cookie that it sets.
 async fn shown_secret(router: &Router, place: &str, cookie: &str) -> (String, String, String) {
     let request = Request::builder().uri(place).header(header::HOST, "192.0.2.1:8443");

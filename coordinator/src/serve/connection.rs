@@ -2,7 +2,7 @@
 //! the relay's, each by an upgrade of its own or inside WebSocket.
 
 use super::slots::Slot;
-use crate::api::Transport;
+use crate::api::{Transport, TrustedProxies};
 use crate::control::Hub;
 use axum::Router;
 use axum::body::Body;
@@ -41,6 +41,7 @@ pub(super) struct Shared {
     /// The embedded relay, where there is one.
     pub(super) relay: Option<RelayControl>,
     pub(super) router: Router,
+    pub(super) proxies: TrustedProxies,
     pub(super) tls: TlsAcceptor,
     pub(super) tasks: TaskTracker,
     pub(super) stop: CancellationToken,

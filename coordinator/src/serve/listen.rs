@@ -65,7 +65,7 @@ pub(super) async fn accept_loop(listener: TcpListener, shared: Arc<Shared>) {
             Ok((stream, peer)) => {
                 let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
                 // Too many from there already: hung up on before anything is read.
-                let Some(slot) = slots.take(place, peer.ip()) else { continue };
+                let Some(slot) = slots.take(place, peer.ip(), &shared.proxies) else { continue };
                 shared.tasks.spawn(connection::serve_tcp(stream, peer, shared.clone(), slot));
             }
             // Out of file descriptors, or the peer is gone again: the listener itself is fine.

@@ -2,7 +2,7 @@
 
 use crate::model::MeshSettings;
 use anyhow::{Context, Result};
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use meshd_proto::Hostname;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -46,6 +46,10 @@ pub struct ServeOptions {
     /// Key of that certificate in PEM
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     pub tls_key: Option<PathBuf>,
+    /// Address range of reverse proxies in front of this coordinator: whom they name in X-Forwarded-For is
+    /// who signs in or asks to join. May be given several times
+    #[arg(long, value_name = "CIDR")]
+    pub trusted_proxy: Vec<IpNet>,
     /// Where database and keys are kept
     #[arg(
         long,
@@ -79,6 +83,7 @@ struct File {
     no_relay: bool,
     tls_cert: Option<PathBuf>,
     tls_key: Option<PathBuf>,
+    trusted_proxy: Vec<IpNet>,
 }
 
 pub(super) fn default_name() -> Hostname {
@@ -118,6 +123,11 @@ impl ServeOptions {
             no_relay: self.no_relay || file.no_relay,
             tls_cert: if own_certificate { self.tls_cert } else { file.tls_cert },
             tls_key: if own_certificate { self.tls_key } else { file.tls_key },
+            trusted_proxy: if self.trusted_proxy.is_empty() {
+                file.trusted_proxy
+            } else {
+                self.trusted_proxy
+            },
             ..self
         })
     }
@@ -151,9 +161,10 @@ mod tests {
     fn the_command_line_wins_over_the_file_and_unknown_keys_are_refused() {
         let path = Path::new("c.toml");
         let options = ServeOptions { relay_port: Some(1), ..ServeOptions::default() };
-        let text = "public = [\"vpn.example.com\"]\nrelay-port = 2\nstun-port = 0\n";
+        let text = "public = [\"vpn.example.com\"]\nrelay-port = 2\nstun-port = 0\ntrusted-proxy = [\"10.0.0.0/8\"]\n";
         let merged = options.clone().with_text(text, path).unwrap();
         assert_eq!(merged.public, ["vpn.example.com"]);
+        assert_eq!(merged.trusted_proxy, ["10.0.0.0/8".parse().unwrap()]);
         assert_eq!((merged.relay_port(), merged.stun_port()), (1, None));
         let error = format!("{:#}", options.clone().with_text("pubilc = []", path).unwrap_err());
         assert!(error.contains("c.toml") && error.contains("pubilc"), "{error}");

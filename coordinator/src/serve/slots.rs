@@ -3,8 +3,9 @@
 //! All connections together are bounded, and those of one source address that are no session of a member:
 //! a stranger cannot take the places of everybody. An IPv6 source counts by its /64, which one machine can
 //! fill by itself; and strangers from everywhere together have less than half of the places. Members do not count, however many share an address: a site behind one router may be large.
-//! Loopback does not count either: a reverse proxy on this host brings everybody from there.
+//! Loopback and trusted proxies do not count either: a reverse proxy brings everybody from there.
 
+use crate::api::TrustedProxies;
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -50,8 +51,13 @@ impl Slots {
     }
 
     /// The slot of a connection from `ip`; `None`: there are too many from there.
-    pub(super) fn take(&self, place: OwnedSemaphorePermit, ip: IpAddr) -> Option<Slot> {
-        if ip.is_loopback() {
+    pub(super) fn take(
+        &self,
+        place: OwnedSemaphorePermit,
+        ip: IpAddr,
+        proxies: &TrustedProxies,
+    ) -> Option<Slot> {
+        if ip.is_loopback() || proxies.contains(ip) {
             return Some(Slot { place, stranger: None });
         }
         let source = source_of(ip);
@@ -99,25 +105,33 @@ mod tests {
     #[tokio::test]
     async fn one_source_cannot_take_every_place_and_members_do_not_count() {
         let slots = Slots::new();
+        let none = TrustedProxies::default();
         let from = |text: &str| text.parse::<IpAddr>().unwrap();
         let mut held = Vec::new();
         let mut members = Vec::new();
         for _ in 0..MAX_STRANGERS {
             let place = slots.free_place().await.unwrap();
-            held.push(slots.take(place, from("198.51.100.7")).unwrap());
+            held.push(slots.take(place, from("198.51.100.7"), &none).unwrap());
         }
         let place = slots.free_place().await.unwrap();
-        assert!(slots.take(place, from("198.51.100.7")).is_none());
+        assert!(slots.take(place, from("198.51.100.7"), &none).is_none());
         let place = slots.free_place().await.unwrap();
-        assert!(slots.take(place, from("::ffff:198.51.100.7")).is_none(), "the same, written otherwise");
+        assert!(
+            slots.take(place, from("::ffff:198.51.100.7"), &none).is_none(),
+            "the same, written otherwise"
+        );
         let place = slots.free_place().await.unwrap();
-        held.push(slots.take(place, from("198.51.100.8")).unwrap());
+        held.push(slots.take(place, from("198.51.100.8"), &none).unwrap());
+        let proxies = TrustedProxies::new(&["198.51.100.0/29".parse().unwrap()]);
+        let place = slots.free_place().await.unwrap();
+        held.push(slots.take(place, from("198.51.100.7"), &proxies).expect("a proxy brings many"));
+        held.pop();
         // One of them turns out to be a member.
         let (place, stranger) = held.remove(0).split();
         drop(stranger);
         members.push(place);
         let place = slots.free_place().await.unwrap();
-        held.push(slots.take(place, from("198.51.100.7")).unwrap());
+        held.push(slots.take(place, from("198.51.100.7"), &none).unwrap());
         drop(held);
         assert!(slots.strangers.lock().unwrap().is_empty());
         assert_eq!(slots.places.available_permits(), MAX_CONNECTIONS - 1);
@@ -126,14 +140,15 @@ mod tests {
     #[tokio::test]
     async fn strangers_from_everywhere_leave_places_for_members() {
         let slots = Slots::new();
+        let none = TrustedProxies::default();
         let mut held = Vec::new();
         for i in 0..ALL_STRANGERS as u128 {
             let ip = Ipv6Addr::from_bits((0x2001_0db8_u128 << 96) + (i << 64));
             let place = slots.free_place().await.unwrap();
-            held.push(slots.take(place, ip.into()).unwrap());
+            held.push(slots.take(place, ip.into(), &none).unwrap());
         }
         let place = slots.free_place().await.unwrap();
-        assert!(slots.take(place, "198.51.100.9".parse().unwrap()).is_none());
+        assert!(slots.take(place, "198.51.100.9".parse().unwrap(), &none).is_none());
         assert_eq!(
             slots.strangers.lock().unwrap().len(),
             ALL_STRANGERS,
@@ -141,21 +156,22 @@ mod tests {
         );
         drop(held.pop());
         let place = slots.free_place().await.unwrap();
-        assert!(slots.take(place, "198.51.100.9".parse().unwrap()).is_some());
+        assert!(slots.take(place, "198.51.100.9".parse().unwrap(), &none).is_some());
     }
 
     #[tokio::test]
     async fn a_network_of_ipv6_addresses_is_one_source() {
         let slots = Slots::new();
+        let none = TrustedProxies::default();
         let mut held = Vec::new();
         for i in 0..MAX_STRANGERS as u128 {
             let ip = Ipv6Addr::from_bits((0x2001_0db8_u128 << 96) + i);
             let place = slots.free_place().await.unwrap();
-            held.push(slots.take(place, ip.into()).unwrap());
+            held.push(slots.take(place, ip.into(), &none).unwrap());
         }
         let place = slots.free_place().await.unwrap();
-        assert!(slots.take(place, "2001:db8::ffff:1".parse().unwrap()).is_none());
+        assert!(slots.take(place, "2001:db8::ffff:1".parse().unwrap(), &none).is_none());
         let place = slots.free_place().await.unwrap();
-        assert!(slots.take(place, "2001:db8:0:1::1".parse().unwrap()).is_some());
+        assert!(slots.take(place, "2001:db8:0:1::1".parse().unwrap(), &none).is_some());
     }
 }

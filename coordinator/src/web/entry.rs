@@ -3,16 +3,21 @@
 use super::form::{Form, escape};
 use super::guard::{self, COOKIE, PageError, Seat, explain};
 use super::{layout, parts};
-use crate::api::{Api, Transport, front};
+use crate::api::{Api, Visitor, front};
 use crate::clock;
-use crate::service::{LinkView, LoginError, MIN_PASSWORD, NewAccount, NewSession, ServiceError, SetUp};
+use crate::service::{
+    Attempt, BROWSER_LIFETIME, LinkView, LoginError, MIN_PASSWORD, NewAccount, NewSession, ServiceError,
+    SetUp,
+};
 use axum::Extension;
 use axum::extract::{Path, Query, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::{AppendHeaders, IntoResponse, Redirect, Response};
 use maud::{Markup, html};
 use meshd_proto::UnixSeconds;
 
+/// Tells a browser that signed somebody in before from a stranger's who tries the same name.
+const BROWSER_COOKIE: &str = "__Host-meshd-browser";
 /// Keeps what makes the second factor of whoever opened a link in this browser. Sent to those pages only.
 const VIEW_COOKIE: &str = "__Secure-meshd-welcome";
 /// What somebody reads whose browser did not send it.
@@ -63,15 +68,20 @@ fn login_body(api: &Api, name: &str, next: &str, error: Option<&str>, no_account
 
 pub(super) async fn login(
     State(api): State<Api>,
-    Extension(transport): Extension<Transport>,
+    Extension(visitor): Extension<Visitor>,
     headers: HeaderMap,
     form: Form,
 ) -> Result<Response, PageError> {
     refuse_foreign(&headers)?;
-    let from = (transport.remote(), agent(&headers));
+    let from = (visitor.0, agent(&headers));
     let name = form.text("name");
-    let done =
-        api.service.login(name, form.text("password"), form.text("code"), from, clock::unix_now()).await;
+    let attempt = Attempt {
+        name,
+        password: form.text("password"),
+        code: form.text("code"),
+        browser: guard::cookie(&headers, BROWSER_COOKIE),
+    };
+    let done = api.service.login(&attempt, from, clock::unix_now()).await;
     match done {
         Ok(session) => Ok(enter(&session, inner_path(form.text("next")))),
         Err(error) => {
@@ -116,8 +126,16 @@ fn agent(headers: &HeaderMap) -> &str {
 }
 
 fn enter(session: &NewSession, place: &str) -> Response {
-    (AppendHeaders([(header::SET_COOKIE, cookie(session.secret.as_str(), ""))]), Redirect::to(place))
-        .into_response()
+    (AppendHeaders(entered(session)), Redirect::to(place)).into_response()
+}
+
+/// The session, and what tells this browser from strangers the next time.
+fn entered(session: &NewSession) -> [(HeaderName, String); 2] {
+    let browser = format!(
+        "{BROWSER_COOKIE}={}; Path=/; Max-Age={BROWSER_LIFETIME}; Secure; HttpOnly; SameSite=Strict",
+        session.browser.as_str()
+    );
+    [(header::SET_COOKIE, cookie(session.secret.as_str(), "")), (header::SET_COOKIE, browser)]
 }
 
 fn cookie(secret: &str, more: &str) -> String {
@@ -247,7 +265,7 @@ fn welcome_body(api: &Api, link: &str, found: &SetUp, name: &str, error: Option<
 pub(super) async fn welcome(
     State(api): State<Api>,
     Path(link): Path<String>,
-    Extension(transport): Extension<Transport>,
+    Extension(visitor): Extension<Visitor>,
     headers: HeaderMap,
     form: Form,
 ) -> Result<Response, PageError> {
@@ -261,18 +279,16 @@ pub(super) async fn welcome(
     let done = if !is_known {
         Err(ServiceError::Invalid(NO_COOKIE.to_owned()))
     } else if password == form.text("again") {
-        api.service.accept_link(&new, (transport.remote(), agent(&headers)), now).await
+        api.service.accept_link(&new, (visitor.0, agent(&headers)), now).await
     } else {
         Err(ServiceError::Invalid("the two passwords are not the same".to_owned()))
     };
     match done {
         Ok((session, codes)) => {
-            let cookies = [
-                (header::SET_COOKIE, cookie(session.secret.as_str(), "")),
-                (header::SET_COOKIE, view_cookie(&view, 0)),
-            ];
+            let cookies = AppendHeaders(entered(&session));
+            let used = AppendHeaders([(header::SET_COOKIE, view_cookie(&view, 0))]);
             let codes: Vec<&str> = codes.iter().map(|c| c.as_str()).collect();
-            Ok((AppendHeaders(cookies), layout::bare("Recovery codes", codes_body(&codes))).into_response())
+            Ok((cookies, used, layout::bare("Recovery codes", codes_body(&codes))).into_response())
         }
         Err(error) => {
             let Some(found) = api.service.behind_link(&link, &view, now).await? else {

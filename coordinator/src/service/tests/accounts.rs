@@ -4,11 +4,16 @@
 use super::*;
 use crate::model::Owner;
 use crate::service::passcode::code_at;
+use crate::service::sessions::throttle_keys;
 use crate::store::accounts::TotpSecret;
 use std::net::{IpAddr, Ipv4Addr};
 
 const PASSWORD: &str = "four calm words here";
 const HOME: (IpAddr, &str) = (IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7)), "a browser");
+
+fn attempt<'a>(name: &'a str, password: &'a str, code: &'a str, browser: Option<&'a str>) -> Attempt<'a> {
+    Attempt { name, password, code, browser }
+}
 
 async fn secret_of(service: &Service, link: &str, view: &LinkView) -> TotpSecret {
     service.behind_link(link, view, NOW).await.unwrap().unwrap().totp
@@ -67,14 +72,17 @@ async fn who_opens_a_link_first_does_not_know_the_second_factor_of_who_uses_it()
     for bad in ["", "AAAA", &format!("{}A", *ada.cookie()), &"!".repeat(32), &"ä".repeat(16)] {
         assert!(LinkView::read(bad).is_none(), "{bad}");
     }
-    let step = NOW.0 / 30;
-    let with = |code| NewAccount { link: &link, view: &ada, name: "", password: PASSWORD, code };
-    let refused = service.accept_link(&with(&code_at(&eves, step)), HOME, NOW).await;
-    assert!(matches!(refused, Err(ServiceError::Invalid(_))));
-    service.accept_link(&with(&code_at(&adas, step)), HOME, NOW).await.unwrap();
+    let make = async |secret: &TotpSecret| {
+        let code = code_at(secret, NOW.0 / 30);
+        let new = NewAccount { link: &link, view: &ada, name: "", password: PASSWORD, code: &code };
+        service.accept_link(&new, HOME, NOW).await
+    };
+    assert!(matches!(make(&eves).await, Err(ServiceError::Invalid(_))));
+    make(&adas).await.unwrap();
     let later = UnixSeconds(NOW.0 + 60);
     let sign_in = async |secret: &TotpSecret| {
-        service.login("ada", PASSWORD, &code_at(secret, later.0 / 30), HOME, later).await
+        let code = code_at(secret, later.0 / 30);
+        service.login(&attempt("ada", PASSWORD, &code, None), HOME, later).await
     };
     assert!(sign_in(&eves).await.is_err());
     assert!(sign_in(&adas).await.is_ok());
@@ -87,7 +95,7 @@ async fn signing_in_takes_all_three_and_each_code_once() {
     let later = UnixSeconds(NOW.0 + 60);
     let code = code_at(&totp, later.0 / 30);
     let login = async |name: &str, password: &str, code: &str| {
-        service.login(name, password, code, HOME, later).await.map(|s| s.secret)
+        service.login(&attempt(name, password, code, None), HOME, later).await.map(|s| s.secret)
     };
     assert!(login("ada", "another password", &code).await.is_err());
     assert!(login("bob", PASSWORD, &code).await.is_err());
@@ -111,7 +119,7 @@ async fn who_guesses_waits_longer_and_longer_and_others_do_not() {
     let (_, totp, _) = join(&service, Role::Admin, "ada").await;
     let later = UnixSeconds(NOW.0 + 60);
     let guess = async |from: IpAddr| {
-        service.login("ada", "wrong password", "000000", (from, ""), later).await.unwrap_err()
+        service.login(&attempt("ada", "wrong password", "000000", None), (from, ""), later).await.unwrap_err()
     };
     let stranger: IpAddr = "198.51.100.9".parse().unwrap();
     for _ in 0..6 {
@@ -119,9 +127,47 @@ async fn who_guesses_waits_longer_and_longer_and_others_do_not() {
     }
     assert!(matches!(guess(stranger).await, LoginError::Wait(1..)));
     let code = code_at(&totp, later.0 / 30);
-    assert!(service.login("ada", PASSWORD, &code, HOME, later).await.is_ok(), "from home it works");
+    assert!(
+        service.login(&attempt("ada", PASSWORD, &code, None), HOME, later).await.is_ok(),
+        "from home it works"
+    );
     let audit = service.audit(&ROOT, None, 20).await.unwrap();
     assert!(audit.iter().any(|e| e.action == "login.refused" && !e.detail.contains("wrong")));
+}
+
+#[tokio::test]
+async fn strangers_from_everywhere_do_not_keep_a_person_out_of_a_browser_that_knew_her() {
+    let (_dir, service) = fresh().await;
+    let (ada, totp, _) = join(&service, Role::Owner, "ada").await;
+    let (bob, _, _) = join(&service, Role::Admin, "bob").await;
+    let mut now = UnixSeconds(NOW.0 + 60);
+    let sign_in = async |browser: Option<&str>, password: &str, now: UnixSeconds| {
+        let code = code_at(&totp, now.0 / 30);
+        service.login(&attempt("ada", password, &code, browser), HOME, now).await
+    };
+    // What `login` counts before it looks at a password, of a hundred places.
+    for n in 0..=100 {
+        service.throttle.begin(&throttle_keys("ada", IpAddr::from([198, 51, 100, n])), now);
+    }
+    let held = |r: Result<NewSession, LoginError>| matches!(r, Err(LoginError::Wait(1..)));
+    assert!(held(sign_in(None, PASSWORD, now).await), "the name is held back");
+    let forged = format!("{}x", *ada.browser);
+    let other = ada.browser.replace(ada.browser.split('.').next().unwrap(), "AAAAAAAAAAAAAAAAAAAAAA");
+    for bad in [bob.browser.as_str(), &forged, &other, "a.1.b", "..", ""] {
+        assert!(held(sign_in(Some(bad), PASSWORD, now).await), "{bad}");
+    }
+    let old = UnixSeconds(NOW.0 + BROWSER_LIFETIME);
+    assert!(sign_in(Some(&ada.browser), PASSWORD, now).await.is_ok(), "her own browser is not");
+    // It is held back by its own failures, and by those alone.
+    now.0 += 30;
+    for _ in 0..6 {
+        assert!(matches!(sign_in(Some(&ada.browser), "wrong password", now).await, Err(LoginError::Wrong)));
+    }
+    assert!(held(sign_in(Some(&ada.browser), PASSWORD, now).await));
+    for n in 0..=100 {
+        service.throttle.begin(&throttle_keys("ada", IpAddr::from([198, 51, 101, n])), old);
+    }
+    assert!(held(sign_in(Some(&ada.browser), PASSWORD, old).await), "after half a year it is a stranger's");
 }
 
 #[tokio::test]
