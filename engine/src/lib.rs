@@ -31,6 +31,8 @@ pub mod self_test;
 pub mod session;
 pub mod status;
 mod stun;
+#[cfg(test)]
+mod tests;
 mod timers;
 
 pub use engine::Engine;

@@ -5,17 +5,13 @@ use crate::event::{Destination, Source};
 use crate::packet::Packet;
 use crate::session::SessionFactory;
 use crate::session::marker::{Marker, MarkerSession};
+use crate::tests::start;
 use meshd_proto::netmap::{Entry, FilterRule, RuleSource, RuleTarget, SelfNode, TargetAddr};
 use meshd_proto::{ClassId, Endpoint, NetworkId, NetworkMap, NodeId, NodeSecret, RuleId};
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 const ME: Ipv4Addr = Ipv4Addr::new(100, 71, 0, 1);
-
-#[expect(clippy::disallowed_methods, reason = "only differences count")]
-fn start() -> Instant {
-    Instant::now()
-}
 
 fn addrs(n: u8) -> MeshAddrs {
     MeshAddrs { v4: Ipv4Addr::new(100, 71, 0, n), v6: format!("fd71::{n}").parse().unwrap() }

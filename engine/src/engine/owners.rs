@@ -202,11 +202,7 @@ impl<F: SessionFactory> Engine<F> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[expect(clippy::disallowed_methods, reason = "only differences count")]
-    fn start() -> Instant {
-        Instant::now()
-    }
+    use crate::tests::start;
 
     #[test]
     fn what_is_missing_begins_with_the_oldest_probe_without_any_later_sign_of_life() {

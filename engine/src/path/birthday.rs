@@ -133,12 +133,8 @@ impl Grant {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tests::start;
     use std::collections::BTreeSet;
-
-    #[expect(clippy::disallowed_methods, reason = "only differences count")]
-    fn start() -> Instant {
-        Instant::now()
-    }
 
     #[test]
     fn a_sweep_probes_as_many_different_ports_as_it_may_and_no_low_one() {

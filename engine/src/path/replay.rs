@@ -231,11 +231,7 @@ const RESTART: Duration = Duration::from_secs(1);
 mod tests {
     use super::*;
     use crate::path::probe::{Fitness, Whereabouts};
-
-    #[expect(clippy::disallowed_methods, reason = "only differences count")]
-    fn start() -> Instant {
-        Instant::now()
-    }
+    use crate::tests::start;
 
     const fn stamp(run: u8, number: u64) -> Stamp {
         Stamp { run: Run([run; 8]), number }

@@ -1,10 +1,6 @@
 use super::*;
 use crate::event::Destination;
-
-fn start() -> Instant {
-    #[expect(clippy::disallowed_methods, reason = "only differences count")]
-    Instant::now()
-}
+use crate::tests::start;
 
 const fn ms(n: u64) -> Duration {
     Duration::from_millis(n)

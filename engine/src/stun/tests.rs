@@ -1,9 +1,5 @@
 use super::*;
-
-#[expect(clippy::disallowed_methods, reason = "only differences count")]
-fn start() -> Instant {
-    Instant::now()
-}
+use crate::tests::start;
 
 fn endpoint(text: &str) -> Endpoint {
     Endpoint(text.parse().unwrap())

@@ -182,14 +182,7 @@ fn an_exit_node_forwards_to_public_addresses_only_for_those_who_chose_it() {
 
 #[test]
 fn a_prefix_with_two_owners_fails_over_for_new_flows() {
-    let mut world = World::new(WorldConfig::default());
-    let rule = (prefix("100.71.0.0/16"), prefix("10.1.0.0/16"), 0, 65535);
-    world.set_rules(Rules { allow: vec![rule] });
-    let first = world.add(Place::Public(1), &["10.1.0.0/16"]);
-    let second = world.add(Place::Public(2), &["10.1.0.0/16"]);
-    let laptop = world.add(Place::Home(Home(3), 10), &[]);
-    world.publish();
-    world.run(SECOND);
+    let (mut world, first, second, laptop) = two_routers();
     let (me, host) = (world.addr(laptop), Ipv4Addr::new(10, 1, 2, 3));
     let one = world.send_as(laptop, me, host, (5000, 80));
     world.run(SECOND);

@@ -3,6 +3,7 @@
 use crate::data::DataSnapshot;
 use crate::event::{EngineConfig, Event, Input, Settings};
 use crate::session::marker::{Marker, MarkerSession};
+use crate::tests::start;
 use crate::{Engine, Transmit};
 use meshd_proto::netmap::{Entry, EntryKey, NetworkMap, Peer, PeerKind, Relay, Route, SelfNode};
 use meshd_proto::{
@@ -14,11 +15,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const NETWORK: NetworkId = NetworkId::from_bytes([7; 16]);
-
-#[expect(clippy::disallowed_methods, reason = "only differences count")]
-fn start() -> Instant {
-    Instant::now()
-}
 
 fn secret(n: u8) -> NodeSecret {
     NodeSecret::from_bytes([n; 32])

@@ -1,9 +1,5 @@
 use super::*;
-
-#[expect(clippy::disallowed_methods, reason = "only differences count")]
-fn start() -> Instant {
-    Instant::now()
-}
+use crate::tests::start;
 
 fn secret(n: u8) -> NodeSecret {
     NodeSecret::from_bytes([n; 32])

@@ -6,6 +6,12 @@ fn pair(v6: bool) -> (UdpSocket, UdpSocket) {
     (bind(), bind())
 }
 
+/// Asks the kernel for the ECN mark of what arrives.
+fn receive_marks(socket: &UdpSocket, v6: bool) {
+    let socket = socket2::SockRef::from(socket);
+    if v6 { socket.set_recv_tclass_v6(true).unwrap() } else { socket.set_recv_tos_v4(true).unwrap() }
+}
+
 fn receive_all(inbox: &mut Inbox, socket: &UdpSocket, want: usize) -> Vec<(Vec<u8>, SocketAddr, Ecn)> {
     let mut got = Vec::new();
     for _ in 0..1000 {
@@ -26,12 +32,7 @@ fn a_run_arrives_as_its_datagrams_with_sender_and_mark() {
     for v6 in [false, true] {
         for gro in [false, true] {
             let (a, b) = pair(v6);
-            let socket = socket2::SockRef::from(&b);
-            if v6 {
-                socket.set_recv_tclass_v6(true).unwrap()
-            } else {
-                socket.set_recv_tos_v4(true).unwrap()
-            }
+            receive_marks(&b, v6);
             assert!(can_send_runs(&a));
             assert!(!gro || receive_runs(&b));
             let bytes: Vec<u8> = (0..10 * 1200 + 77).map(|i| (i / 1200) as u8).collect();
@@ -61,12 +62,7 @@ fn a_datagram_that_does_not_fit_is_not_half_taken() {
 fn pieces_that_go_one_by_one_leave_by_one_call_without_what_stands_before_them() {
     for v6 in [false, true] {
         let (a, b) = pair(v6);
-        let socket = socket2::SockRef::from(&b);
-        if v6 {
-            socket.set_recv_tclass_v6(true).unwrap()
-        } else {
-            socket.set_recv_tos_v4(true).unwrap()
-        }
+        receive_marks(&b, v6);
         let bytes: Vec<u8> = (0..70 * 100 - 30).map(|i| (i / 100) as u8).collect();
         let to = b.local_addr().unwrap();
         assert_eq!(send_each(&a, to, &bytes, (100, 16), Ecn::Ect0).unwrap(), MESSAGES);
