@@ -1,9 +1,10 @@
-//! The sockets: our UDP loop, and hickory-server for TCP with our lookup as its request handler.
+//! The sockets: our UDP loop, and TCP by hickory-server's parts with our lookup as the request handler.
 //!
 //! [`Names`] is what all listeners answer from; its parts are whole values that are swapped. Who asks
 //! decides what is answered: this host itself gets the node's view; its containers, and sources that a
 //! listener was opened for, get the guest's; others get no reply.
 
+mod accept;
 mod ask;
 mod gate;
 mod pace;
@@ -122,15 +123,8 @@ impl DnsServer {
         for (audience, udp, tcp) in open {
             let gate = Arc::new(Gate::new(audience, clock::now()));
             tasks.spawn(udp::serve(udp, Arc::clone(&names), Arc::clone(&gate), shutdown.clone()));
-            let mut server = hickory_server::Server::new(tcp::Handler { names: Arc::clone(&names), gate });
-            server.register_listener(tcp, TCP_IDLE, TCP_BACKLOG);
-            let shutdown = shutdown.clone();
-            tasks.spawn(async move {
-                shutdown.cancelled().await;
-                if let Err(error) = server.shutdown_gracefully().await {
-                    tracing::debug!(%error, "TCP listener ended with an error");
-                }
-            });
+            let handler = tcp::Handler { names: Arc::clone(&names), gate };
+            tasks.spawn(accept::serve(tcp, handler, shutdown.clone()));
         }
         Ok(Self { addrs, tasks, shutdown })
     }

@@ -61,10 +61,7 @@ impl Pace {
 
     /// Whether `source` may ask now.
     pub(super) fn allows(&mut self, source: IpAddr, now: Instant) -> bool {
-        let asker = match source.to_canonical() {
-            v4 @ IpAddr::V4(_) => v4,
-            IpAddr::V6(v6) => Ipv6Addr::from(u128::from(v6) >> V6_HOST_BITS << V6_HOST_BITS).into(),
-        };
+        let asker = asker(source);
         let per_second = self.per_second;
         if !self.buckets.contains_key(&asker) && self.buckets.len() >= MAX_SOURCES {
             self.buckets.retain(|_, bucket| !bucket.is_full(per_second, now));
@@ -74,6 +71,14 @@ impl Pace {
         }
         let fresh = Bucket { left: per_second * BURST_SECONDS, at: now };
         self.buckets.entry(asker).or_insert(fresh).take(per_second, now)
+    }
+}
+
+/// Who counts as one: an address, or all of an IPv6 network.
+pub(super) fn asker(source: IpAddr) -> IpAddr {
+    match source.to_canonical() {
+        v4 @ IpAddr::V4(_) => v4,
+        IpAddr::V6(v6) => Ipv6Addr::from(u128::from(v6) >> V6_HOST_BITS << V6_HOST_BITS).into(),
     }
 }
 

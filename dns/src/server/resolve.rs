@@ -63,6 +63,8 @@ pub struct Counters {
     pub overloaded: AtomicU64,
     /// Not answered, since their sender asks too often.
     pub limited: AtomicU64,
+    /// TCP connections closed at once, since too many were open.
+    pub crowded: AtomicU64,
 }
 
 /// A reply before it is put on a wire.

@@ -64,7 +64,7 @@ pub(super) fn kind_of(address: IpAddr) -> Source {
 }
 
 /// For an address of its own the kernel would use the same one as source. Sends nothing.
-fn is_own(address: IpAddr) -> bool {
+pub(super) fn is_own(address: IpAddr) -> bool {
     let any: IpAddr = match address {
         IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),

@@ -1,4 +1,4 @@
-//! TCP by hickory-server, with our lookup as its request handler.
+//! Our lookup as hickory-server's request handler, for TCP.
 //!
 //! hickory writes replies from records. A forwarded reply is therefore read into records and written
 //! again: types unknown to it stay bytes, names may be compressed differently. One that it cannot read

@@ -291,6 +291,56 @@ async fn shutdown_frees_the_ports_and_a_taken_port_is_a_named_error() {
     second.shutdown().await;
 }
 
+#[tokio::test]
+async fn tcp_connections_beyond_the_bound_are_closed_at_once_and_those_before_them_go_on() {
+    let rig = rig().await;
+    let addr = rig.server.addrs()[0];
+    let packet = question("pi.home.internal.", RecordType::A, false);
+    let ask = async |stream: &mut TcpStream| {
+        stream.write_u16(packet.len() as u16).await.ok()?;
+        stream.write_all(&packet).await.ok()?;
+        let len = timeout(Duration::from_secs(20), stream.read_u16()).await.ok()?.ok()?;
+        let mut reply = vec![0; usize::from(len)];
+        stream.read_exact(&mut reply).await.ok()
+    };
+    let mut open = Vec::new();
+    // A question each, so that all of them were accepted before the next.
+    for n in 0..accept::MAX_CONNECTIONS {
+        let mut stream = TcpStream::connect(addr).await.unwrap();
+        assert!(ask(&mut stream).await.is_some(), "connection {n}");
+        open.push(stream);
+    }
+    let crowded = || rig.names.counters().crowded.load(Ordering::Relaxed);
+    assert_eq!(crowded(), 0);
+    let mut beyond = TcpStream::connect(addr).await.unwrap();
+    assert!(ask(&mut beyond).await.is_none(), "no place is left");
+    assert_eq!(crowded(), 1);
+    assert!(ask(&mut open[0]).await.is_some(), "the first goes on");
+    drop(open.pop());
+    let again = async { while ask(&mut TcpStream::connect(addr).await.unwrap()).await.is_none() {} };
+    timeout(Duration::from_secs(20), again).await.expect("a place that was given back is given again");
+    rig.server.shutdown().await;
+    assert!(ask(&mut open[1]).await.is_none(), "the shutdown ends open connections");
+}
+
+#[tokio::test]
+async fn a_question_by_tcp_that_cannot_be_read_is_told_so_and_the_connection_goes_on() {
+    let rig = rig().await;
+    let mut stream = TcpStream::connect(rig.server.addrs()[0]).await.unwrap();
+    // One question is announced and none is there.
+    let bad = [0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    stream.write_u16(12).await.unwrap();
+    stream.write_all(&bad).await.unwrap();
+    assert_eq!(stream.read_u16().await.unwrap(), 12);
+    let mut reply = [0; 12];
+    stream.read_exact(&mut reply).await.unwrap();
+    assert_eq!(reply[..4], [0x12, 0x34, 0x81, 1]);
+    let packet = question("pi.home.internal.", RecordType::A, false);
+    stream.write_u16(packet.len() as u16).await.unwrap();
+    stream.write_all(&packet).await.unwrap();
+    assert!(stream.read_u16().await.unwrap() > 12);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_question_that_waits_for_an_upstream_does_not_hold_the_port_after_shutdown() {
     let rig = rig().await;

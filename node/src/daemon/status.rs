@@ -179,6 +179,7 @@ fn dns_status(map: &NetworkMap, names: &super::names::HostNames, settings: &Sett
         ("malformed", &counters.malformed),
         ("refused under load", &counters.overloaded),
         ("of senders that ask too often", &counters.limited),
+        ("TCP connections beyond the bound", &counters.crowded),
     ];
     let counters = counters.into_iter().map(|(name, count)| (name, count.load(Ordering::Relaxed)));
     let counters = counters.filter(|(_, count)| *count > 0);
