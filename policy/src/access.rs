@@ -83,7 +83,7 @@ pub fn access_table(policy: &Policy, also: &[&Policy], mesh: &MeshFacts<'_>) -> 
     let compiled = Compiled::new(policy, classes.clone());
     let others: Vec<_> = also.iter().map(|p| Compiled::new(*p, classes.clone())).collect();
     let all: Vec<&Compiled<&Policy>> = std::iter::once(&compiled).chain(&others).collect();
-    let (groups, cut) = groups(mesh, &ids, &all);
+    let (groups, cut) = groups(mesh, &ids, &all, MAX_GROUPS);
     let mut edges = BTreeSet::new();
     for (place, group) in groups.iter().enumerate() {
         let Some(node) = group.nodes.first().and_then(|n| mesh.nodes.get(*n)) else { continue };
@@ -94,6 +94,39 @@ pub fn access_table(policy: &Policy, also: &[&Policy], mesh: &MeshFacts<'_>) -> 
         }
     }
     AccessTable { groups, edges: edges.into_iter().collect(), cut }
+}
+
+/// Whether nodes of that owner may begin anything: what an [`access_table`] says of one sender, in a mesh of
+/// any size.
+pub fn begins_something(policy: &Policy, mesh: &MeshFacts<'_>, owner: &str) -> bool {
+    let classes = classes(mesh);
+    let ids: BTreeMap<&ClassKey, ClassId> = classes.iter().map(|(id, key)| (key, *id)).collect();
+    let compiled = Compiled::new(policy, classes.clone());
+    let (groups, _) = groups(mesh, &ids, &[&compiled], usize::MAX);
+    let sample = |group: &Group| group.nodes.first().and_then(|n| mesh.nodes.get(*n));
+    let is_own = |group: &Group| sample(group).is_some_and(|n| n.class.user_name() == Some(owner));
+    let own: BTreeSet<usize> = (0..groups.len()).filter(|place| is_own(&groups[*place])).collect();
+    let party = |place: usize, routes: bool| {
+        let group = groups.get(place)?;
+        let node = sample(group)?;
+        let routes: &[Prefix] = if routes { &node.routes } else { &[] };
+        compiled.party(&NodeView { class: group.class, addrs: node.addrs, routes })
+    };
+    let senders: Vec<Party> = own.iter().filter_map(|place| party(*place, false)).collect();
+    groups.iter().enumerate().any(|(place, group)| {
+        let Some(node) = sample(group) else { return false };
+        // Few are named by a rule that names the owner, too: only their rules are looked at in full.
+        if !party(place, true).is_some_and(|receiver| senders.iter().any(|own| own.reaches(&receiver))) {
+            return false;
+        }
+        let view = NodeView { class: group.class, addrs: node.addrs, routes: &node.routes };
+        let receiver = Receiver { place, node };
+        compiled.rules_with_origin(&view).into_values().any(|(number, rule)| {
+            let mut edges = BTreeSet::new();
+            add(&mut edges, policy, mesh, &groups, &receiver, number, &rule);
+            edges.iter().any(|edge| matches!(edge.from, From::Group(from) if own.contains(&from)))
+        })
+    })
 }
 
 fn classes(mesh: &MeshFacts<'_>) -> BTreeMap<ClassId, ClassKey> {
@@ -108,6 +141,7 @@ fn groups(
     mesh: &MeshFacts<'_>,
     ids: &BTreeMap<&ClassKey, ClassId>,
     policies: &[&Compiled<&Policy>],
+    most: usize,
 ) -> (Vec<Group>, bool) {
     // Where no policy names one of its addresses, a node is its class and its routes.
     let mut found: BTreeMap<Likeness, Vec<usize>> = BTreeMap::new();
@@ -118,7 +152,7 @@ fn groups(
         let parties = if named { policies.iter().map(|p| p.party(&bare)).collect() } else { Vec::new() };
         found.entry((class, node.routes.clone(), parties)).or_default().push(place);
     }
-    let cut = found.len() > MAX_GROUPS;
+    let cut = found.len() > most;
     let mut of_class: BTreeMap<ClassId, usize> = BTreeMap::new();
     found.keys().for_each(|(class, ..)| *of_class.entry(*class).or_default() += 1);
     let group = |((class, ..), nodes): (Likeness, Vec<usize>)| {
@@ -135,7 +169,7 @@ fn groups(
         };
         Group { label, nodes, class }
     };
-    (found.into_iter().take(MAX_GROUPS).map(group).collect(), cut)
+    (found.into_iter().take(most).map(group).collect(), cut)
 }
 
 fn class_label(class: &ClassKey) -> String {

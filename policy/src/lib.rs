@@ -32,13 +32,13 @@ mod selector;
 mod trial;
 pub mod verdict;
 
-pub use access::{AccessTable, Edge, From, Group, MAX_GROUPS, To, access_table};
+pub use access::{AccessTable, Edge, From, Group, MAX_GROUPS, To, access_table, begins_something};
 pub use class::ClassKey;
 pub use compile::{Compiled, NodeView};
 pub use diagnostic::{Diagnostic, Pos, Severity};
 pub use explain::{Explanation, Question, explain};
 pub use party::Party;
-pub use plan::{Difference, Plan, plan, ports_text};
+pub use plan::{Difference, Plan, plan, ports_text, strands};
 pub use policy::{DEFAULT_POLICY, Expose, Policy};
 pub use ports::PortRange;
 pub use selector::Selector;

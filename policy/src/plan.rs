@@ -1,6 +1,6 @@
 //! What a change of policy would change: who gains and who loses access to what.
 
-use crate::access::{AccessTable, Edge, From, To, access_table};
+use crate::access::{AccessTable, Edge, From, To, access_table, begins_something};
 use crate::policy::Policy;
 use crate::ports::PortRange;
 use crate::trial::MeshFacts;
@@ -58,6 +58,12 @@ pub fn plan(before: &Policy, after: &Policy, mesh: &MeshFacts<'_>) -> Plan {
         cut: old.cut || new.cut,
         stranded: stranded(&old, &new, mesh),
     }
+}
+
+/// Whether `owner`'s nodes could begin something before and can begin nothing after. Other than
+/// [`Plan::stranded`] it is never cut: it holds for meshes of any size.
+pub fn strands(before: &Policy, after: &Policy, mesh: &MeshFacts<'_>, owner: &str) -> bool {
+    begins_something(before, mesh, owner) && !begins_something(after, mesh, owner)
 }
 
 type Ends<'a> = BTreeMap<(&'a From, &'a To), Vec<&'a Edge>>;

@@ -80,7 +80,7 @@ impl Service {
         let model = self.model();
         let policy = accept(&model, text)?;
         let plan = effect(&model, &policy);
-        let danger = danger(actor, &plan);
+        let danger = danger(actor, &model, &policy, &plan);
         Ok(PolicyPlan { warnings: texts(policy.warnings()), plan, danger })
     }
 
@@ -143,7 +143,7 @@ impl Service {
         }
         let policy = Arc::new(accept(&turn.model, change.text)?);
         if policy.text() != turn.model.policy.text() {
-            let danger = danger(actor, &effect(&turn.model, &policy));
+            let danger = danger(actor, &turn.model, &policy, &effect(&turn.model, &policy));
             if let Some(danger) = danger.as_deref().filter(|_| !change.force) {
                 return Err(ServiceError::Conflict(format!(
                     "{danger}: nothing was changed; look at it with `policy plan`, and force it when it is meant so"
@@ -200,16 +200,20 @@ impl Service {
     }
 }
 
-fn effect(model: &Model, after: &Policy) -> Plan {
+pub(super) fn effect(model: &Model, after: &Policy) -> Plan {
     let nodes = facts(model);
     let mesh = MeshFacts { prefixes: model.mesh.prefixes, nodes: &nodes };
     meshd_policy::plan(&model.policy, after, &mesh)
 }
 
-/// What speaks against a change of policy.
-fn danger(actor: &Actor, plan: &Plan) -> Option<String> {
+/// What speaks against a change of policy. The plan of a mesh with very many kinds of nodes leaves some out:
+/// whether the actor's own machines are cut off is looked at apart, whatever the size. The coordinator itself
+/// needs nothing of the policy: its channel, the relays and what a map holds of them are not subject to it.
+pub(super) fn danger(actor: &Actor, model: &Model, after: &Policy, plan: &Plan) -> Option<String> {
+    let nodes = facts(model);
+    let mesh = MeshFacts { prefixes: model.mesh.prefixes, nodes: &nodes };
     if let Actor::User { name, .. } = actor
-        && plan.stranded.contains(name)
+        && meshd_policy::strands(&model.policy, after, &mesh, name)
     {
         return Some("this policy cuts your own machines off: they would reach nothing any more".to_owned());
     }

@@ -3,9 +3,9 @@ use crate::trial::try_flow;
 use crate::verdict::Flow;
 use meshd_proto::{MeshAddrs, MeshPrefixes};
 
-pub(crate) fn node(n: u8, name: &str, class: ClassKey, routes: &[&str]) -> NodeFacts {
+pub(crate) fn node(n: u16, name: &str, class: ClassKey, routes: &[&str]) -> NodeFacts {
     let addrs = MeshAddrs {
-        v4: format!("100.71.0.{n}").parse().unwrap(),
+        v4: [100, 71, (n >> 8) as u8, n as u8].into(),
         v6: format!("fd7a:1:2::{n:x}").parse().unwrap(),
     };
     NodeFacts {

@@ -247,6 +247,34 @@ async fn a_policy_that_cuts_the_mesh_apart_is_taken_only_by_force_and_can_be_rol
 }
 
 #[tokio::test]
+async fn who_cuts_his_own_machines_off_hears_it_in_a_mesh_of_any_size() {
+    let (_dir, service) = fresh().await;
+    let (zoe, _, _) = join(&service, Role::Admin, "zoe").await;
+    let made = service.create_token(&ROOT, &TokenRequest::default(), NOW).await.unwrap();
+    let secret = TokenSecret::from_bytes(*made.token.secret.as_bytes());
+    let first = service.register(&machine(0, Some(&secret)), NOW).await.unwrap().node;
+    let mut model = (*service.model()).clone();
+    let sample = model.nodes[&first].clone();
+    let owners =
+        (0..meshd_policy::MAX_GROUPS as u64).map(|n| format!("user{n:04}")).chain(["zoe".to_owned()]);
+    for (n, owner) in (1000u16..).zip(owners) {
+        let mut node = (*sample).clone();
+        (node.id, node.owner, node.tags) = (NodeId(u64::from(n)), Owner::local(&owner), BTreeSet::new());
+        node.addrs.v4 = [100, 64, (n >> 8) as u8, n as u8].into();
+        model.nodes.insert(node.id, Arc::new(node));
+    }
+    // Everybody but her, so that the mesh as a whole does not fall apart.
+    let all = "user0000".to_owned() + &(1..300).map(|n| format!("\",\"user{n:04}")).collect::<String>();
+    let text = format!(r#"{{"acls":[{{"action":"accept","src":["{all}"],"dst":["*:*"]}}]}}"#);
+    let after = meshd_policy::Policy::parse(&text).unwrap();
+    let plan = policy::effect(&model, &after);
+    assert!(plan.cut && !plan.cuts_most(), "{} of {}", plan.pairs_after, plan.pairs_before);
+    let danger = |actor: &Actor| policy::danger(actor, &model, &after, &plan);
+    assert!(danger(&zoe.actor).is_some_and(|text| text.contains("your own machines")));
+    assert_eq!(danger(&ROOT), None);
+}
+
+#[tokio::test]
 async fn a_machine_that_asks_gets_one_token_once_and_only_with_its_secret() {
     let (_dir, service) = fresh().await;
     let (ada, _, _) = join(&service, Role::NetworkAdmin, "ada").await;
