@@ -81,7 +81,14 @@ try {
   assert.ok(first.url().startsWith(`${server.url}/login`), "nobody is in yet");
   await look(first, "login");
   await shoot(first, "login");
+  // Whoever opens the link beforehand learns nothing of the second factor of who uses it.
+  const stranger = await person();
+  await stranger.goto(link.urls[0]);
+  const seen = await stranger.textContent("#totp-secret");
+  await stranger.reload();
+  assert.equal(await stranger.textContent("#totp-secret"), seen, "a reload shows the same secret");
   const secret = await accept(first, link.urls[0], "ada", password);
+  assert.notEqual(secret, seen, "another browser has another secret");
   await look(first, "welcome");
   await shoot(first, "welcome");
   await first.click("button[type=submit]");
@@ -153,7 +160,9 @@ try {
 
   // Dark, and on a phone.
   const cookies = await first.context().cookies();
-  assert.deepEqual(cookies.map((c) => [c.name, c.secure, c.httpOnly, c.sameSite, c.path]), [["__Host-meshd", true, true, "Strict", "/"]]);
+  // The session and the mark of a browser that was let in before; the link's own cookie went with the link.
+  assert.deepEqual(cookies.map((c) => [c.name, c.secure, c.httpOnly, c.sameSite, c.path]).sort(),
+    ["__Host-meshd", "__Host-meshd-browser"].map((name) => [name, true, true, "Strict", "/"]));
   for (const [name, options] of [["dark", { colorScheme: "dark" }], ["phone", { viewport: { width: 390, height: 844 } }]]) {
     const page = await person(options);
     await page.context().addCookies(cookies);
