@@ -38,7 +38,7 @@ STEP := bash .ci/step
 LAB_OWN := interop torture
 LAB_TESTS := $(filter-out $(LAB_OWN),$(sort $(basename $(notdir $(wildcard tests/lab/tests/*.rs)))))
 
-.PHONY: help start host-dns nat-grid recovery demo demo-fresh test setup root build lint tidy deny unit web web-quick web-rows web-schema screenshots lab interop fuzz torture bulk bench bench-control bench-micro deb deb-test static clean gateway-swap
+.PHONY: help start host-dns nat-grid recovery cni demo demo-fresh test setup root build lint tidy deny unit web web-quick web-rows web-schema screenshots lab interop fuzz torture bulk bench bench-control bench-micro deb deb-test static clean gateway-swap
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -52,7 +52,7 @@ demo-fresh: root ## the demo on a clean clone in a minimal Debian tree (TARGETS=
 	@$(STEP) demo-fresh bash tests/fresh/run $(or $(TARGETS),demo)
 
 test: root setup ## everything that CI runs
-	@bash .ci/steps build lint tidy deny unit web-quick lab interop fuzz torture bench-control deb-test
+	@bash .ci/steps build lint tidy deny unit web-quick lab cni interop fuzz torture bench-control deb-test
 
 root:
 	@if [ "$$(id -u)" != 0 ]; then \
@@ -78,7 +78,7 @@ deny: ## licences, bans and sources of all dependencies (ADVISORIES=1 needs a ne
 	@$(STEP) deny bash .ci/deny
 
 unit: ## tests of every crate that need no kernel of their own
-	@$(STEP) unit cargo test --locked --workspace --exclude meshd-lab --exclude meshd-tidy --no-fail-fast
+	@$(STEP) unit cargo test --locked --workspace --exclude meshd-lab --exclude meshd-k8s --exclude meshd-tidy --no-fail-fast
 
 web: build ## the web admin in headless Chromium: every screen for every role
 	@bash .ci/setup chromium:chromium node:nodejs npm:npm
@@ -109,6 +109,10 @@ screenshots: build ## the pictures of docs/guide, taken by the test of the web a
 
 lab: root build ## end-to-end tests on real kernels, in network namespaces
 	@$(STEP) lab cargo test --locked -p meshd-lab --no-fail-fast --lib $(LAB_TESTS:%=--test %)
+
+cni: root build ## meshd-cni with the specification's cnitool: each rule of its commands, 50 pods at once, kill -9
+	@$(STEP) cni-tools bash tests/k8s/tools/build
+	@MESHD_K8S_TOOLS=$$(bash tests/k8s/tools/build) $(STEP) cni cargo test --locked -p meshd-k8s --no-fail-fast --test cni -- --test-threads=4
 
 bulk: root build ## 10 GiB (BULK_MIB=) through the mesh, every byte compared, while links flap and keys change
 	@BULK_MIB=$(or $(BULK_MIB),10240) $(STEP) bulk cargo test --locked -p meshd-lab --no-fail-fast --test bulk -- --nocapture --test-threads=1

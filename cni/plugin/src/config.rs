@@ -166,8 +166,12 @@ impl Config {
             container: String,
             ifname: String,
         }
-        let raw: Vec<Raw> = field(&self.object, KEY)?
-            .ok_or_else(|| wrong(KEY, "it is missing; the runtime lists here what is still in use"))?;
+        // Runtimes written in Go say null for an empty list.
+        let raw: Option<Vec<Raw>> = field(&self.object, KEY)?;
+        if !self.object.contains_key(KEY) {
+            return Err(wrong(KEY, "it is missing; the runtime lists here what is still in use"));
+        }
+        let raw = raw.unwrap_or_default();
         if raw.len() > MAX_ATTACHMENTS {
             return Err(wrong(KEY, &format!("it lists more than {MAX_ATTACHMENTS} attachments")));
         }

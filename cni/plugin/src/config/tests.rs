@@ -89,6 +89,7 @@ fn gc_without_a_list_removes_nothing() {
     assert_eq!(list(&good()).expect_err("no list").code, Code::InvalidConfiguration);
     const KEY: &str = "cni.dev/valid-attachments";
     assert_eq!(list(&with(KEY, json!([]))).expect("an empty list").len(), 0);
+    assert_eq!(list(&with(KEY, json!(null))).expect("Go's empty list").len(), 0);
     let one = json!([{ "containerID": "a", "ifname": "eth0" }]);
     assert_eq!(list(&with(KEY, one)).expect("one").len(), 1);
     assert!(list(&with(KEY, json!([{ "containerID": "/", "ifname": "eth0" }]))).is_err());
