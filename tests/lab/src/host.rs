@@ -22,6 +22,10 @@ const RUN_LIMIT: Duration = Duration::from_secs(60);
 const INIT: &str = r#"
 set -e
 D=$1
+cd /
+# What is mounted here stays here. The root of a chroot need not be a mount: then it is said of the one that it lies
+# in, which is below the root that the namespace itself has.
+mount --make-rprivate / 2>/dev/null || nsenter --mount=/proc/self/ns/mnt mount --make-rprivate /
 mount --bind "$D/etc" /etc
 mount --bind "$D/var-lib" /var/lib
 mount -t tmpfs -o mode=755 tmpfs /run
@@ -101,7 +105,7 @@ impl Host {
     fn boot(&self) -> Result<()> {
         let mut child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "unshare", "--net", "--mount", "--uts", "--ipc", "--pid", "--fork"])
-            .args(["--kill-child=SIGKILL", "--mount-proc", "bash", "-c", INIT, "init"])
+            .args(["--propagation=unchanged", "--kill-child=SIGKILL", "--mount-proc", "bash", "-c", INIT, "init"])
             .arg(&self.inner.folder)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -200,7 +204,7 @@ impl Host {
         args: impl IntoIterator<Item = S>,
     ) -> Result<(Command, String)> {
         let mut shown = format!("{}$ {program}", self.name());
-        let mut command = self.enter(&["--net", "--mount", "--uts", "--ipc", "--pid", "--wd=/"])?;
+        let mut command = self.enter(&["--net", "--mount", "--uts", "--ipc", "--pid", "--root", "--wd"])?;
         command.arg(program);
         for arg in args {
             shown.push(' ');

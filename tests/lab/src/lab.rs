@@ -235,7 +235,7 @@ impl Lab {
     pub fn doors(&self) -> String {
         let door = |host: &Host| {
             let pid = host.pid().unwrap_or_default();
-            format!("{}: nsenter --target {pid} --net --mount --uts --ipc --pid --wd=/\n", host.name())
+            format!("{}: nsenter --target {pid} --net --mount --uts --ipc --pid --root --wd\n", host.name())
         };
         self.hosts().iter().map(door).collect()
     }
