@@ -105,7 +105,15 @@ impl Host {
     fn boot(&self) -> Result<()> {
         let mut child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "unshare", "--net", "--mount", "--uts", "--ipc", "--pid", "--fork"])
-            .args(["--propagation=unchanged", "--kill-child=SIGKILL", "--mount-proc", "bash", "-c", INIT, "init"])
+            .args([
+                "--propagation=unchanged",
+                "--kill-child=SIGKILL",
+                "--mount-proc",
+                "bash",
+                "-c",
+                INIT,
+                "init",
+            ])
             .arg(&self.inner.folder)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
