@@ -24,10 +24,20 @@ const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
 /// The host end's name: "veth", by which other programs know what not to touch, and 44 bits of a hash.
 pub(crate) fn host_name(network: &str, attachment: &Attachment) -> String {
-    let key = format!("{network}\n{}\n{}", attachment.container.as_str(), attachment.interface.as_str());
-    let hash = Sha256::digest(key.as_bytes());
-    let hex: String = hash.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+    let hex: String = hash(network, attachment).iter().take(6).map(|byte| format!("{byte:02x}")).collect();
     format!("veth{}", &hex[..11])
+}
+
+/// The host end's hardware address, locally administered. Set and not left to the kernel, since udev gives
+/// interfaces with a random one another one a moment later, and the pod would send to the first.
+fn host_mac(network: &str, attachment: &Attachment) -> [u8; 6] {
+    let hash = hash(network, attachment);
+    [(hash[6] & 0xfc) | 0x02, hash[7], hash[8], hash[9], hash[10], hash[11]]
+}
+
+fn hash(network: &str, attachment: &Attachment) -> [u8; 32] {
+    let key = format!("{network}\n{}\n{}", attachment.container.as_str(), attachment.interface.as_str());
+    Sha256::digest(key.as_bytes()).into()
 }
 
 /// The gateway of a pod's address.

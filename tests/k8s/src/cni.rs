@@ -1,7 +1,7 @@
 //! One node with `meshd-cni`, driven by the specification's own `cnitool` or by hand.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use meshd_lab::{Finished, Host, Lab};
@@ -20,7 +20,7 @@ pub struct CniNode {
     /// The node.
     pub host: Host,
     folder: PathBuf,
-    tool: PathBuf,
+    tools: PathBuf,
 }
 
 /// What the plugin answered when it was started directly.
@@ -42,24 +42,31 @@ impl Answer {
 impl CniNode {
     /// A node whose plugin has the settings `plugin` (`ranges` and more); version 1.1.0.
     pub fn new(name: &str, plugin: &Value) -> Result<CniNode> {
-        let tools = std::env::var(TOOLS)
+        let tools: PathBuf = std::env::var(TOOLS)
+            .map(Into::into)
             .with_context(|| format!("{TOOLS} is not set: run `make cni`, or tests/k8s/tools/build first"))?;
-        let tool = Path::new(&tools).join("cnitool");
-        ensure!(tool.exists(), "{} is not there: run tests/k8s/tools/build", tool.display());
+        ensure!(tools.join("cnitool").exists(), "{TOOLS}: no cnitool there; run tests/k8s/tools/build");
         let lab = Lab::new(name)?;
         let (host, ..) = lab.server("node")?;
         let folder = lab.folder().join("cni");
         fs::create_dir(&folder)?;
-        let node = CniNode { lab, host, folder, tool };
+        let node = CniNode { lab, host, folder, tools };
         node.configure("1.1.0", plugin)?;
         Ok(node)
     }
 
     /// Another configuration from now on.
     pub fn configure(&self, version: &str, plugin: &Value) -> Result<()> {
+        self.configure_chain(version, plugin, &[])
+    }
+
+    /// The same, with other plugins behind ours.
+    pub fn configure_chain(&self, version: &str, plugin: &Value, behind: &[Value]) -> Result<()> {
         let mut plugin = plugin.clone();
         plugin["type"] = json!("meshd-cni");
-        let list = json!({ "cniVersion": version, "name": NETWORK, "plugins": [plugin] });
+        let mut plugins = vec![plugin.clone()];
+        plugins.extend_from_slice(behind);
+        let list = json!({ "cniVersion": version, "name": NETWORK, "plugins": plugins });
         fs::write(self.folder.join("10-pods.conflist"), list.to_string())?;
         plugin["cniVersion"] = json!(version);
         plugin["name"] = json!(NETWORK);
@@ -86,10 +93,11 @@ impl CniNode {
     /// The same as a shell line.
     pub fn cnitool_line(&self, command: &str, pod: &str) -> String {
         format!(
-            "NETCONFPATH={} CNI_PATH={} {} {command} {NETWORK} /run/netns/{pod}",
+            "NETCONFPATH={} CNI_PATH={}:{} {} {command} {NETWORK} /run/netns/{pod}",
             self.folder.display(),
             meshd_lab::program_folder().display(),
-            self.tool.display()
+            self.tools.display(),
+            self.tools.join("cnitool").display()
         )
     }
 

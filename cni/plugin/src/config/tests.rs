@@ -1,4 +1,5 @@
 use super::*;
+use proptest::prelude::*;
 use serde_json::json;
 
 fn parse(value: &Value, command: Command) -> Result<Config, Failure> {
@@ -102,4 +103,51 @@ fn noise_depth_and_length_are_refused() {
     assert_eq!(code(b"[]"), Code::Decode);
     assert_eq!(code("[".repeat(100_000).as_bytes()), Code::Decode);
     assert_eq!(code(&vec![b' '; MAX_INPUT + 1]), Code::Decode);
+}
+
+fn any_json() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        "[a-z0-9./:_\\-]{0,20}".prop_map(Value::from),
+    ];
+    leaf.prop_recursive(3, 24, 4, |inner| {
+        let object = prop::collection::btree_map("[a-zA-Z]{1,10}", inner.clone(), 0..4);
+        prop_oneof![
+            prop::collection::vec(inner, 0..4).prop_map(Value::from),
+            object.prop_map(|o| Value::Object(o.into_iter().collect())),
+        ]
+    })
+}
+
+proptest! {
+    /// Whatever stands under a key: an answer with a code, a bounded text and no panic.
+    #[test]
+    fn any_value_under_any_key_is_taken_or_named(
+        key in prop::sample::select(&[
+            "cniVersion", "name", "ranges", "mtu", "dataDir", "dns", "prevResult", "cni.dev/valid-attachments",
+        ][..]),
+        value in any_json(),
+    ) {
+        let config = with(key, value);
+        let read = |command| -> Result<(), Failure> {
+            let config = parse(&config, command)?;
+            config.pod_network()?;
+            config.prev_result()?;
+            config.valid_attachments().map(|_| ())
+        };
+        for command in [Command::Add, Command::Del, Command::Gc, Command::Check] {
+            if let Err(failure) = read(command) {
+                prop_assert!(failure.msg.len() < 200 && failure.details.len() < 2000);
+            }
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_an_object_or_a_decode_error(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        if let Err(failure) = Input::parse(&bytes) {
+            prop_assert_eq!(failure.code, Code::Decode);
+        }
+    }
 }

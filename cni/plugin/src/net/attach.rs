@@ -1,7 +1,7 @@
 //! Sets up one attachment, and takes it down.
 
 use super::netlink::{Kernel, Link};
-use super::{GATEWAY4, GATEWAY6, PodSpace, gateway, host_name, sysctl};
+use super::{GATEWAY4, GATEWAY6, PodSpace, gateway, host_mac, host_name, sysctl};
 use crate::failure::{Code, Failure};
 use crate::request::Attachment;
 use crate::result::{Attached, already_there};
@@ -27,7 +27,8 @@ pub(crate) fn attach(plan: &Plan<'_>, space: &PodSpace) -> Result<Attached, Fail
     let kernel = Kernel::open()?;
     // Left by a call that was killed, for a namespace that this container no longer has.
     remove_host_end(&kernel, &host)?;
-    kernel.create_pair(&host, pod, space.raw(), plan.mtu)?;
+    let mac = host_mac(plan.network, plan.attachment);
+    kernel.create_pair((&host, mac), pod, space.raw(), plan.mtu)?;
     let done = set_up_host(&kernel, plan, &host)
         .and_then(|host_mac| Ok((host_mac, space.enter(|| set_up_pod(plan))?)));
     match done {
@@ -69,7 +70,7 @@ fn set_up_host(kernel: &Kernel, plan: &Plan<'_>, name: &str) -> Result<String, F
     for address in plan.addresses {
         if address.is_ipv4() {
             sysctl::forward_v4()?;
-            // The pod's source addresses are its own: everything else is dropped on the way in.
+            // A source that is not the pod's is dropped on the way in, as long as the host does not make this loose.
             sysctl::ensure(&format!("ipv4/conf/{name}/rp_filter"), "1")?;
             // Of host scope: it answers ARP and is never the source of what the host itself sends.
             kernel.add_address(link.index, Ipv4Net::from(GATEWAY4).into(), true)?;

@@ -75,11 +75,12 @@ impl Kernel {
     /// Makes both ends at once, the pod's in its own namespace: neither is ever alone.
     pub(super) fn create_pair(
         &self,
-        host: &str,
+        host: (&str, [u8; 6]),
         pod: &str,
         pod_space: RawFd,
         mtu: u32,
     ) -> Result<(), Failure> {
+        let (host, mac) = host;
         let peer = LinkMessageBuilder::<LinkUnspec>::default()
             .name(pod.to_owned())
             .mtu(mtu)
@@ -88,6 +89,7 @@ impl Kernel {
         let pair = LinkMessageBuilder::<LinkVeth>::new(host, pod)
             .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
             .mtu(mtu)
+            .address(mac.to_vec())
             .build();
         let made = self.runtime.block_on(self.handle.link().add(pair).execute());
         made.map_err(|e| failed(format!("make the veth pair {host} and {pod}"), &e))
