@@ -11,6 +11,7 @@ mod keep_map;
 mod lan_names;
 mod names;
 mod paths;
+mod relay_names;
 mod running;
 mod scan;
 mod status;

@@ -1,6 +1,7 @@
 //! A node that is up: its device, sockets, threads and tasks, started together and stopped together.
 
 use super::keep_map::KeepMap;
+use super::relay_names::RelayNames;
 use super::scan::Scan;
 use super::{Join, apart};
 use crate::clock;
@@ -36,15 +37,6 @@ const QUEUE: usize = 256;
 const GIVE_BACK: Duration = Duration::from_millis(500);
 /// The mesh task answers at once; if it cannot, the daemon must go on.
 pub(super) const MESH_ANSWER: Duration = Duration::from_secs(2);
-/// How long to wait before a relay's name is resolved again after a failure; doubles up to the second.
-const RESOLVE_RETRY: Retry = Retry { first: Duration::from_secs(2), last: Duration::from_secs(60) };
-/// Pauses between tries, each twice as long as the one before.
-#[derive(Clone, Copy)]
-struct Retry {
-    first: Duration,
-    last: Duration,
-}
-
 /// A device that is removed sooner than this after it was made is not made again at once.
 const MAKE_AGAIN: Duration = Duration::from_secs(2);
 
@@ -149,8 +141,6 @@ pub(super) struct Around {
     port_mapper: JoinSet<()>,
     link_ticks: watch::Sender<()>,
     pub(super) port_mapping: portmap::Shown,
-    /// The relays' names that were resolved last.
-    relay_hosts: HashMap<RelayId, (Vec<String>, u16)>,
 }
 
 /// A node that is up.
@@ -160,10 +150,8 @@ pub(super) struct Running {
     control_events: mpsc::Receiver<ControlEvent>,
     mesh_events: mpsc::Receiver<MeshEvent>,
     host_events: mpsc::Receiver<Changed>,
-    resolved_tx: mpsc::Sender<(RelayId, Vec<Endpoint>)>,
-    resolved: mpsc::Receiver<(RelayId, Vec<Endpoint>)>,
+    relay_names: RelayNames,
     tasks: JoinSet<()>,
-    resolving: JoinSet<()>,
     pub(super) threads: DataThreads,
     /// In userspace mode: what stands in for the interface.
     pub(super) service: Option<Service>,
@@ -246,7 +234,6 @@ impl Running {
             proxy: config.proxy.clone(),
         });
         let (host_tx, host_events) = mpsc::channel(QUEUE);
-        let (resolved_tx, resolved) = mpsc::channel(QUEUE);
         let mut tasks = JoinSet::new();
         tasks.spawn(mesh_task.run(up_rx, mesh_commands));
         tasks.spawn(async move {
@@ -271,10 +258,8 @@ impl Running {
             control_events,
             mesh_events,
             host_events,
-            resolved_tx,
-            resolved,
+            relay_names: RelayNames::new(outside.clone()),
             tasks,
-            resolving: JoinSet::new(),
             threads,
             service,
             wire,
@@ -289,24 +274,20 @@ impl Running {
             device: OwnLink { name: config.interface.clone(), made: clock::now(), gone: false },
             own_key: identity.node.public(),
             calls: Calls::default(),
-            around: Around { offer, port_mapper, link_ticks, port_mapping, relay_hosts: HashMap::new() },
+            around: Around { offer, port_mapper, link_ticks, port_mapping },
         })
     }
 
     /// The next thing to look at.
     pub(super) async fn next_event(&mut self) -> RunningEvent {
-        loop {
-            let store_at = self.lease.keep.due();
-            tokio::select! {
-                () = wait_until(store_at) => return RunningEvent::StoreMap,
-                Some(event) = self.control_events.recv() => return RunningEvent::Control(event),
-                Some(event) = self.mesh_events.recv() => return RunningEvent::Mesh(event),
-                Some(changed) = self.host_events.recv() => return RunningEvent::HostChanged(changed),
-                found = self.trouble.scan.done() => return RunningEvent::Scanned(found),
-                Some((relay, addrs)) = self.resolved.recv() => return RunningEvent::Resolved { relay, addrs },
-                Some(_) = self.resolving.join_next() => {}
-                else => std::future::pending().await,
-            }
+        let store_at = self.lease.keep.due();
+        tokio::select! {
+            () = wait_until(store_at) => RunningEvent::StoreMap,
+            Some(event) = self.control_events.recv() => RunningEvent::Control(event),
+            Some(event) = self.mesh_events.recv() => RunningEvent::Mesh(event),
+            Some(changed) = self.host_events.recv() => RunningEvent::HostChanged(changed),
+            found = self.trouble.scan.done() => RunningEvent::Scanned(found),
+            (relay, addrs) = self.relay_names.next() => RunningEvent::Resolved { relay, addrs },
         }
     }
 
@@ -350,19 +331,7 @@ impl Running {
 
     /// Resolves the names of relays that are new or changed, or of all after a link change.
     pub(super) fn resolve_relays(&mut self, all: bool) {
-        let relays: HashMap<RelayId, (Vec<String>, u16)> =
-            self.map.relays.values().map(|r| (r.id, (r.hosts.clone(), r.udp_port))).collect();
-        if all {
-            self.resolving.abort_all();
-        }
-        for (relay, at) in &relays {
-            if all || self.around.relay_hosts.get(relay) != Some(at) {
-                let names = self.names.clone();
-                let found = self.resolved_tx.clone();
-                self.resolving.spawn(resolve(names, *relay, at.clone(), found, RESOLVE_RETRY));
-            }
-        }
-        self.around.relay_hosts = relays;
+        self.relay_names.follow(&self.map, all);
     }
 
     pub(super) async fn relay_resolved(&self, relay: RelayId, addrs: Vec<Endpoint>) {
@@ -501,37 +470,9 @@ async fn watch_host(changed: mpsc::Sender<Changed>) {
     }
 }
 
-/// Resolves the names of a relay, again and again until one has an address.
-async fn resolve(
-    names: OutsideNames,
-    relay: RelayId,
-    (hosts, port): (Vec<String>, u16),
-    found: mpsc::Sender<(RelayId, Vec<Endpoint>)>,
-    retry: Retry,
-) {
-    let mut pause = retry.first;
-    loop {
-        let mut addrs = Vec::new();
-        for host in &hosts {
-            match names.lookup(host).await {
-                Ok(list) => addrs.extend(list.into_iter().map(|ip| Endpoint::canonical((ip, port).into()))),
-                Err(error) => tracing::debug!(%relay, host, %error, "a relay's name does not resolve"),
-            }
-        }
-        if !addrs.is_empty() {
-            // The daemon may have stopped meanwhile.
-            let _ = found.send((relay, addrs)).await;
-            return;
-        }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(retry.last);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::sync::watch;
 
     #[test]
     fn a_machine_without_an_id_says_so_instead_of_hashing_nothing() {
@@ -540,24 +481,5 @@ mod tests {
         let id = machine_id_hash("0123456789abcdef0123456789abcdef\n");
         assert_ne!(id, [0; 32]);
         assert_eq!(id, machine_id_hash("0123456789abcdef0123456789abcdef"));
-    }
-
-    #[tokio::test]
-    async fn a_relays_name_is_asked_for_again_after_a_failure() {
-        let (_lent, lent) = watch::channel(true);
-        let (_previous, previous) = watch::channel(Vec::new());
-        let dir = tempfile::tempdir().unwrap();
-        let hosts = dir.path().join("hosts");
-        let names = OutsideNames::beside(lent, previous, None).with_hosts(hosts.clone());
-        let (found_tx, mut found) = mpsc::channel(1);
-        let mut tasks = JoinSet::new();
-        let at = (vec!["relay.example".to_owned(), "also.example".to_owned()], 3478);
-        let retry = Retry { first: Duration::from_millis(1), last: Duration::from_millis(20) };
-        tasks.spawn(resolve(names, RelayId(7), at, found_tx, retry));
-        let nothing = tokio::time::timeout(Duration::from_millis(100), found.recv()).await;
-        assert!(nothing.is_err(), "nobody knows the name yet");
-        std::fs::write(&hosts, "192.0.2.8 relay.example\n").unwrap();
-        let told = tokio::time::timeout(Duration::from_secs(10), found.recv()).await.unwrap();
-        assert_eq!(told, Some((RelayId(7), vec![Endpoint("192.0.2.8:3478".parse().unwrap())])));
     }
 }
