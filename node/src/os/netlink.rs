@@ -1,33 +1,32 @@
 //! The kernel's addresses, links, routes and rules over rtnetlink.
 //!
 //! Translates between the kernel's messages and our values; decides nothing.
-//! Invariant: it deletes only routes of our table and rules of our priorities that carry [`PROTOCOL`].
+//! Invariant: it deletes only routes of our table and rules of our priorities that carry
+//! [`PROTOCOL`](super::desired::PROTOCOL).
+
+mod routes;
+mod rules;
+
+pub(crate) use routes::DefaultRoute;
 
 use super::OsError;
 use super::actual::LinkState;
-use super::desired::{FWMARK, Family, PRIORITIES, PROTOCOL, RouteKind, Rule, RuleAction, TABLE};
+use super::desired::Family;
 use futures_util::TryStreamExt;
 use ipnet::IpNet;
-use meshd_proto::Prefix;
 use netlink_packet_route::AddressFamily;
-use netlink_packet_route::IpProtocol;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, CacheInfo};
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
-use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
-};
-use netlink_packet_route::rule::{
-    RuleAction as KernelAction, RuleAttribute, RuleFlags, RuleHeader, RuleMessage, RulePortRange,
-};
-use rtnetlink::{Handle, IpVersion, LinkUnspec, RouteMessageBuilder};
+use rtnetlink::{Handle, LinkUnspec};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use tokio::task::JoinSet;
 
 /// No such device, no such process, no such address: what an undo meets when it is done already.
 const GONE: [i32; 4] = [libc::ENODEV, libc::ESRCH, libc::EADDRNOTAVAIL, libc::ENOENT];
+/// A kernel without IPv6, or one that was told to do without.
+const NO_FAMILY: [i32; 2] = [libc::EAFNOSUPPORT, libc::EOPNOTSUPP];
 const MAIN_TABLE: u32 = 254;
-const DNS: RulePortRange = RulePortRange { start: 53, end: 53 };
 
 /// A connection to the kernel. Its driver ends with it.
 #[derive(Debug)]
@@ -63,13 +62,6 @@ pub(crate) struct Hardware {
     pub(crate) address: Vec<u8>,
     /// How often its carrier came or went.
     pub(crate) carriers: u32,
-}
-
-/// A default route of the main table.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct DefaultRoute {
-    pub(crate) gateway: Option<IpAddr>,
-    pub(crate) link: u32,
 }
 
 impl Netlink {
@@ -164,128 +156,6 @@ impl Netlink {
         let what = format!("set link (up {up:?}, mtu {mtu:?})");
         fine_if_gone(what, self.handle.link().change(link.build()).execute().await)
     }
-
-    /// Our routes: `(message, value)`; the value is `None` for one that this version would not make.
-    pub(crate) async fn routes(&self) -> Result<Vec<(RouteMessage, Option<(Prefix, RouteKind)>)>, OsError> {
-        let mut ours = Vec::new();
-        for query in [
-            RouteMessageBuilder::<Ipv4Addr>::new().table_id(TABLE).build(),
-            RouteMessageBuilder::<Ipv6Addr>::new().table_id(TABLE).build(),
-        ] {
-            let mut query = query;
-            // With strict checking these would be filters.
-            query.header.protocol = RouteProtocol::Unspec;
-            query.header.kind = RouteType::Unspec;
-            let listed: Result<Vec<RouteMessage>, _> =
-                self.handle.route().get(query).execute().try_collect().await;
-            match listed {
-                Ok(listed) => ours.extend(listed.into_iter().filter(is_our_route)),
-                // A table that never had a route does not exist; a family may be missing.
-                Err(e) if errno(&e).is_some_and(|n| GONE.contains(&n) || n == libc::EAFNOSUPPORT) => {}
-                Err(e) => return Err(failed(format!("list routes of table {TABLE}"), e)),
-            }
-        }
-        Ok(ours.into_iter().map(|m| (parse_route(&m), m)).map(|(value, m)| (m, value)).collect())
-    }
-
-    pub(crate) async fn put_route(&self, link: u32, prefix: Prefix, kind: RouteKind) -> Result<(), OsError> {
-        let request = self.handle.route().add(build_route(link, prefix, kind)).replace();
-        request.execute().await.map_err(|e| failed(format!("add route {prefix} {kind}"), e))
-    }
-
-    pub(crate) async fn delete_route(&self, message: RouteMessage) -> Result<(), OsError> {
-        let what = format!("delete a route of table {TABLE}");
-        fine_if_gone(what, self.handle.route().del(message).execute().await)
-    }
-
-    /// Our rules: `(message, value)`; the value is `None` for one that this version would not make.
-    pub(crate) async fn rules(&self) -> Result<Vec<(RuleMessage, Option<Rule>)>, OsError> {
-        let mut ours = Vec::new();
-        for version in [IpVersion::V4, IpVersion::V6] {
-            let listed: Result<Vec<RuleMessage>, _> =
-                self.handle.rule().get(version).execute().try_collect().await;
-            match listed {
-                Ok(listed) => ours.extend(listed.into_iter().filter(is_our_rule)),
-                Err(e) if errno(&e).is_some_and(|n| n == libc::EAFNOSUPPORT || n == libc::EOPNOTSUPP) => {}
-                Err(e) => return Err(failed("list routing rules", e)),
-            }
-        }
-        Ok(ours.into_iter().map(|m| (parse_rule(&m), m)).map(|(value, m)| (m, value)).collect())
-    }
-
-    pub(crate) async fn add_rule(&self, rule: Rule) -> Result<(), OsError> {
-        let mut request = self.handle.rule().add();
-        *request.message_mut() = build_rule(rule);
-        match request.execute().await {
-            Err(e) if errno(&e) == Some(libc::EEXIST) => Ok(()),
-            other => other.map_err(|e| failed(format!("add rule {rule}"), e)),
-        }
-    }
-
-    pub(crate) async fn delete_rule(&self, message: RuleMessage) -> Result<(), OsError> {
-        fine_if_gone("delete a routing rule", self.handle.rule().del(message).execute().await)
-    }
-
-    /// Destinations in tables other than ours, with the interface, defaults left out; at most `limit`.
-    pub(crate) async fn foreign_routes(&self, limit: usize) -> Result<Vec<(Prefix, u32)>, OsError> {
-        let mut found = Vec::new();
-        for query in
-            [RouteMessageBuilder::<Ipv4Addr>::new().build(), RouteMessageBuilder::<Ipv6Addr>::new().build()]
-        {
-            let mut query = query;
-            query.header.protocol = RouteProtocol::Unspec;
-            query.header.kind = RouteType::Unspec;
-            query.header.table = 0;
-            let mut listed = std::pin::pin!(self.handle.route().get(query).execute());
-            while let Ok(Some(message)) = listed.try_next().await {
-                let local = matches!(
-                    message.header.kind,
-                    RouteType::Local | RouteType::Broadcast | RouteType::Anycast | RouteType::Multicast
-                );
-                let (Some(prefix), Some(link)) = (destination(&message), out_link(&message)) else {
-                    continue;
-                };
-                if !local && !prefix.is_default() && table(&message) != TABLE && found.len() < limit {
-                    found.push((prefix, link));
-                }
-            }
-        }
-        Ok(found)
-    }
-
-    /// The interfaces that default routes of the main table use.
-    pub(crate) async fn uplinks(&self) -> Result<Vec<u32>, OsError> {
-        let mut found: Vec<u32> = self.default_routes().await?.into_iter().map(|r| r.link).collect();
-        found.sort_unstable();
-        found.dedup();
-        Ok(found)
-    }
-
-    /// The default routes of the main table.
-    pub(crate) async fn default_routes(&self) -> Result<Vec<DefaultRoute>, OsError> {
-        let mut found = Vec::new();
-        for query in [
-            RouteMessageBuilder::<Ipv4Addr>::new().table_id(MAIN_TABLE).build(),
-            RouteMessageBuilder::<Ipv6Addr>::new().table_id(MAIN_TABLE).build(),
-        ] {
-            let mut query = query;
-            query.header.protocol = RouteProtocol::Unspec;
-            query.header.kind = RouteType::Unspec;
-            let mut listed = std::pin::pin!(self.handle.route().get(query).execute());
-            while let Ok(Some(message)) = listed.try_next().await {
-                if message.header.destination_prefix_length == 0
-                    && let Some(link) = out_link(&message)
-                {
-                    let gateway = message.attributes.iter().find_map(|a| match a {
-                        RouteAttribute::Gateway(addr) => to_ip(addr),
-                        _ => None,
-                    });
-                    found.push(DefaultRoute { gateway, link });
-                }
-            }
-        }
-        Ok(found)
-    }
 }
 
 fn family_number(family: Family) -> AddressFamily {
@@ -352,199 +222,6 @@ fn parse_address(message: &AddressMessage) -> Option<IpNet> {
         _ => None,
     });
     IpNet::new(local.or(address)?, message.header.prefix_len).ok()
-}
-
-fn table(message: &RouteMessage) -> u32 {
-    let long = message.attributes.iter().find_map(|a| match a {
-        RouteAttribute::Table(table) => Some(*table),
-        _ => None,
-    });
-    long.unwrap_or_else(|| message.header.table.into())
-}
-
-fn out_link(message: &RouteMessage) -> Option<u32> {
-    message.attributes.iter().find_map(|a| match a {
-        RouteAttribute::Oif(index) => Some(*index),
-        _ => None,
-    })
-}
-
-fn is_our_route(message: &RouteMessage) -> bool {
-    table(message) == TABLE && u8::from(message.header.protocol) == PROTOCOL
-}
-
-fn to_ip(address: &RouteAddress) -> Option<IpAddr> {
-    match address {
-        RouteAddress::Inet(v4) => Some(IpAddr::V4(*v4)),
-        RouteAddress::Inet6(v6) => Some(IpAddr::V6(*v6)),
-        _ => None,
-    }
-}
-
-fn destination(message: &RouteMessage) -> Option<Prefix> {
-    let unspecified = match message.header.address_family {
-        AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-        AddressFamily::Inet6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-        _ => return None,
-    };
-    let addr = message.attributes.iter().find_map(|a| match a {
-        RouteAttribute::Destination(addr) => to_ip(addr),
-        _ => None,
-    });
-    let net = IpNet::new(addr.unwrap_or(unspecified), message.header.destination_prefix_length).ok()?;
-    Prefix::new(net).ok()
-}
-
-fn parse_route(message: &RouteMessage) -> Option<(Prefix, RouteKind)> {
-    let kind = match message.header.kind {
-        RouteType::Throw => RouteKind::Throw,
-        RouteType::Unicast => RouteKind::Mesh {
-            source: message.attributes.iter().find_map(|a| match a {
-                RouteAttribute::PrefSource(addr) => to_ip(addr),
-                _ => None,
-            }),
-        },
-        _ => return None,
-    };
-    Some((destination(message)?, kind))
-}
-
-fn build_route(link: u32, prefix: Prefix, kind: RouteKind) -> RouteMessage {
-    let mut message = match prefix.net() {
-        IpNet::V4(net) => RouteMessageBuilder::<Ipv4Addr>::new()
-            .destination_prefix(net.network(), net.prefix_len())
-            .table_id(TABLE)
-            .build(),
-        IpNet::V6(net) => RouteMessageBuilder::<Ipv6Addr>::new()
-            .destination_prefix(net.network(), net.prefix_len())
-            .table_id(TABLE)
-            .build(),
-    };
-    message.header.protocol = RouteProtocol::Other(PROTOCOL);
-    match kind {
-        RouteKind::Throw => message.header.kind = RouteType::Throw,
-        RouteKind::Mesh { source } => {
-            message.header.kind = RouteType::Unicast;
-            if Family::of(prefix) == Family::V4 {
-                message.header.scope = RouteScope::Link;
-            }
-            message.attributes.push(RouteAttribute::Oif(link));
-            message.attributes.extend(source.map(|s| RouteAttribute::PrefSource(s.into())));
-        }
-    }
-    message
-}
-
-struct RuleFields {
-    priority: u32,
-    mark: u32,
-    mask: u32,
-    table: u32,
-    suppress: u32,
-    protocol: u8,
-    transport: Option<IpProtocol>,
-    to_port: Option<RulePortRange>,
-}
-
-fn rule_fields(message: &RuleMessage) -> RuleFields {
-    let mut fields = RuleFields {
-        priority: 0,
-        mark: 0,
-        mask: 0,
-        table: message.header.table.into(),
-        suppress: u32::MAX,
-        protocol: 0,
-        transport: None,
-        to_port: None,
-    };
-    for attribute in &message.attributes {
-        match attribute {
-            RuleAttribute::Priority(v) => fields.priority = *v,
-            RuleAttribute::FwMark(v) => fields.mark = *v,
-            RuleAttribute::FwMask(v) => fields.mask = *v,
-            RuleAttribute::Table(v) => fields.table = *v,
-            RuleAttribute::SuppressPrefixLen(v) => fields.suppress = *v,
-            RuleAttribute::Protocol(v) => fields.protocol = u8::from(*v),
-            RuleAttribute::IpProtocol(v) => fields.transport = Some(*v),
-            RuleAttribute::DestinationPortRange(v) => fields.to_port = Some(*v),
-            _ => {}
-        }
-    }
-    fields
-}
-
-fn is_our_rule(message: &RuleMessage) -> bool {
-    let fields = rule_fields(message);
-    fields.protocol == PROTOCOL && PRIORITIES.contains(&fields.priority)
-}
-
-fn parse_rule(message: &RuleMessage) -> Option<Rule> {
-    let fields = rule_fields(message);
-    let family = match message.header.family {
-        AddressFamily::Inet => Family::V4,
-        AddressFamily::Inet6 => Family::V6,
-        _ => return None,
-    };
-    if let (Some(transport), Some(DNS)) = (fields.transport, fields.to_port) {
-        let unmarked = fields.mark == 0 && fields.mask == u32::MAX;
-        let refused = message.header.action == KernelAction::Unreachable && unmarked;
-        let tcp = transport == IpProtocol::Tcp;
-        return (refused && !message.header.flags.contains(RuleFlags::Invert)).then_some(Rule {
-            priority: fields.priority,
-            family,
-            action: RuleAction::RefuseDns { tcp },
-        });
-    }
-    let marked = fields.mark == FWMARK && fields.mask == u32::MAX;
-    if !marked || !message.header.flags.contains(RuleFlags::Invert) {
-        return None;
-    }
-    let action = match (message.header.action, fields.table, fields.suppress) {
-        (KernelAction::ToTable, TABLE, 0) => RuleAction::MeshPrefixes,
-        (KernelAction::ToTable, TABLE, u32::MAX) => RuleAction::MeshDefault,
-        (KernelAction::ToTable, MAIN_TABLE, 0) => RuleAction::MainPrefixes,
-        (KernelAction::Unreachable, ..) => RuleAction::Unreachable,
-        _ => return None,
-    };
-    Some(Rule { priority: fields.priority, family, action })
-}
-
-fn build_rule(rule: Rule) -> RuleMessage {
-    let mut message = RuleMessage::default();
-    message.header = RuleHeader {
-        family: family_number(rule.family),
-        flags: RuleFlags::Invert,
-        action: KernelAction::ToTable,
-        ..RuleHeader::default()
-    };
-    // "Not" would hold for the whole of the rule, the port included, so this one says "no mark" instead.
-    let mark = if matches!(rule.action, RuleAction::RefuseDns { .. }) { 0 } else { FWMARK };
-    message.attributes.extend([
-        RuleAttribute::Priority(rule.priority),
-        RuleAttribute::FwMark(mark),
-        RuleAttribute::FwMask(u32::MAX),
-        RuleAttribute::Protocol(RouteProtocol::Other(PROTOCOL)),
-    ]);
-    let lookup = match rule.action {
-        RuleAction::MeshPrefixes => [Some(TABLE), Some(0)],
-        RuleAction::MainPrefixes => [Some(MAIN_TABLE), Some(0)],
-        RuleAction::MeshDefault => [Some(TABLE), None],
-        RuleAction::Unreachable => {
-            message.header.action = KernelAction::Unreachable;
-            [None, None]
-        }
-        RuleAction::RefuseDns { tcp } => {
-            message.header.action = KernelAction::Unreachable;
-            message.header.flags = RuleFlags::empty();
-            let transport = if tcp { IpProtocol::Tcp } else { IpProtocol::Udp };
-            message.attributes.push(RuleAttribute::IpProtocol(transport));
-            message.attributes.push(RuleAttribute::DestinationPortRange(DNS));
-            [None, None]
-        }
-    };
-    message.attributes.extend(lookup[0].map(RuleAttribute::Table));
-    message.attributes.extend(lookup[1].map(RuleAttribute::SuppressPrefixLen));
-    message
 }
 
 fn errno(error: &rtnetlink::Error) -> Option<i32> {
