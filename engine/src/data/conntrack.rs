@@ -7,7 +7,8 @@
 //! end would begin it anew from this side, and its peer's packets would pass as replies.
 //!
 //! The table is bounded: 16 shards, each with a lock of its own, sets of 8 entries in which the oldest
-//! makes room; fragments and flows that nobody answered go before those that live. Hashing is keyed, so that a stranger cannot aim at one set.
+//! makes room; fragments and flows that nobody answered go before those that live. Hashing is keyed, so
+//! that a stranger cannot aim at one set.
 
 mod table;
 

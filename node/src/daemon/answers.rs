@@ -434,6 +434,16 @@ fn outside_endpoint(endpoints: &[Endpoint]) -> Option<&Endpoint> {
 
 /// A peer by name, full name or mesh address.
 pub(super) fn find_peer<'m>(map: &'m NetworkMap, target: &str) -> Result<&'m Peer, Failure> {
+    peer_called(map, target).ok_or_else(|| {
+        Failure::new(
+            format!("no node `{target}` is known here"),
+            "see the names in `meshd status`; a node that policy hides from this one is not listed",
+        )
+    })
+}
+
+/// The same where nobody is to be told: an exit that was chosen may come later.
+pub(super) fn peer_called<'m>(map: &'m NetworkMap, target: &str) -> Option<&'m Peer> {
     let domain = map.dns.config.as_ref().map(|c| format!(".{}", c.domain)).unwrap_or_default();
     let name = target.strip_suffix('.').unwrap_or(target);
     let short = name.strip_suffix(&domain).unwrap_or(name);
@@ -441,12 +451,7 @@ pub(super) fn find_peer<'m>(map: &'m NetworkMap, target: &str) -> Result<&'m Pee
         let ip = target.parse().ok()?;
         map.peers.values().find(|p| p.addrs.contains(ip))
     };
-    map.peer_by_name(short).or_else(by_addr).ok_or_else(|| {
-        Failure::new(
-            format!("no node `{target}` is known here"),
-            "see the names in `meshd status`; a node that policy hides from this one is not listed",
-        )
-    })
+    map.peer_by_name(short).or_else(by_addr)
 }
 
 fn how_to_join() -> Failure {

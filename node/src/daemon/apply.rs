@@ -1,5 +1,6 @@
 //! From a map and settings to the host: engine settings, addresses, routes, firewall, names.
 
+use super::answers::peer_called;
 use super::running::offer;
 use super::scan::Request;
 use super::{Daemon, Hindrance};
@@ -432,15 +433,40 @@ const fn exit_is_missing(settings: &Settings, exit: Option<NodeId>) -> bool {
 /// The node that the user named as exit, if it is one.
 pub(super) fn exit_node(settings: &Settings, map: &NetworkMap) -> Option<NodeId> {
     let wanted = settings.exit_node.as_deref()?;
-    let peer = map.peer_by_name(wanted).or_else(|| {
-        let ip = wanted.parse().ok()?;
-        map.peers.values().find(|p| p.addrs.contains(ip))
-    })?;
-    Some(peer.id)
+    peer_called(map, wanted).map(|peer| peer.id)
 }
 
 fn warn_of_new(problems: &[Problem], known: &[Problem]) {
     for problem in problems.iter().filter(|p| !known.contains(p)) {
         tracing::warn!(why = %problem.why, help = %problem.help, "{}", problem.what);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::os::testmap;
+    use meshd_proto::netmap::DnsConfig;
+
+    #[test]
+    fn an_exit_is_known_by_each_name_that_a_ping_takes() {
+        let mut map = testmap::map(&[], &[]);
+        map.dns.config = Some(DnsConfig {
+            domain: "home.internal".parse().unwrap(),
+            search: vec![],
+            split: vec![],
+            nameservers: vec![],
+            ttl: 60,
+        });
+        let chosen = |name: &str| {
+            let settings = Settings { exit_node: Some(name.to_owned()), ..Settings::default() };
+            exit_node(&settings, &map)
+        };
+        for name in ["vps", "VPS", "vps.home.internal", "vps.home.internal.", "100.71.0.8", "fd7a:1:2::8"] {
+            assert_eq!(chosen(name), Some(testmap::EXIT), "{name}");
+        }
+        for name in ["nobody", "vps.elsewhere.internal", "100.71.0.9", "laptop"] {
+            assert_eq!(chosen(name), None, "{name}");
+        }
     }
 }
