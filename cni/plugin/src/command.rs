@@ -74,7 +74,7 @@ fn del(config: &Config, attachment: &Attachment) -> Result<(), Failure> {
 fn free(config: &Config, attachment: &Attachment) -> Result<(), Failure> {
     let Some(store) = Store::open_existing(&config.data_dir, &config.name)? else { return Ok(()) };
     let mut ledger = store.load()?;
-    if ledger.release(attachment) { store.save(&ledger) } else { Ok(()) }
+    if ledger.release(attachment) { store.save_freed(&ledger) } else { Ok(()) }
 }
 
 fn check_attachment(config: &Config, attachment: &Attachment, netns: &Path) -> Result<(), Failure> {
@@ -126,7 +126,7 @@ fn collect_garbage(config: &Config) -> Result<(), Failure> {
         }
     }
     if !stale.is_empty() {
-        store.save(&ledger)?;
+        store.save_freed(&ledger)?;
     }
     first
 }

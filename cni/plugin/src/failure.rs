@@ -55,7 +55,9 @@ impl Failure {
             std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
                 "; the plugin runs as root and needs this place to be writable"
             }
-            std::io::ErrorKind::StorageFull => "; free some space on this file system",
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+                "; free some space on this file system"
+            }
             _ => "",
         };
         Self::new(Code::Io, what, format!("{error}{hint}"))

@@ -2,6 +2,7 @@
 //!
 //! `<dataDir>/<network>/ledger.json` is replaced as a whole: written beside, synced, renamed, and the folder
 //! synced. The lock is the kernel's (`flock`), so it is gone with a process that was killed.
+//! Beside it lies `spare`, some room on the disk that only `DEL` and `GC` use: on a full disk pods can go.
 //! Invariant: what [`Store::save`] has returned for survives the process and the machine.
 
 use crate::failure::{Code, Failure};
@@ -17,6 +18,9 @@ const TRIES: u32 = 6000;
 const PAUSE: Duration = Duration::from_millis(5);
 /// Longest file that is read: some hundred thousand reservations.
 const MAX_FILE: u64 = 64 << 20;
+
+/// Room for the ledger of a thousand pods.
+const SPARE: usize = 256 << 10;
 
 /// The locked ledger of one network.
 #[derive(Debug)]
@@ -84,22 +88,63 @@ impl Store {
         })
     }
 
+    /// With more in it than before. Refuses before the disk is so full that nothing could be freed.
     pub(crate) fn save(&self, ledger: &Ledger) -> Result<(), Failure> {
-        let (path, new) = (self.ledger(), self.folder.join("ledger.json.new"));
-        let write = || {
-            let mut file =
-                OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-            file.write_all(&ledger.to_bytes())?;
-            file.sync_all()?;
-            fs::rename(&new, &path)?;
-            sync_folder(&self.folder)
+        self.keep_spare().and_then(|()| self.replace(ledger)).map_err(|e| self.unwritable(&e))
+    }
+
+    /// With less in it than before.
+    pub(crate) fn save_freed(&self, ledger: &Ledger) -> Result<(), Failure> {
+        let full = |e: &std::io::Error| matches!(e.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded);
+        let saved = match self.replace(ledger) {
+            Err(e) if full(&e) => {
+                fs::remove_file(self.spare()).and_then(|()| self.replace(ledger)).map(|()| {
+                    // The old file's room is free by now: for the next one. Without it this one has still gone.
+                    let _ = self.keep_spare();
+                })
+            }
+            saved => saved,
         };
-        write().map_err(|e| Failure::io(format!("cannot write {}", path.display()), &e))
+        saved.map_err(|e| self.unwritable(&e))
+    }
+
+    fn replace(&self, ledger: &Ledger) -> std::io::Result<()> {
+        let new = self.folder.join("ledger.json.new");
+        write_synced(&new, &ledger.to_bytes())?;
+        fs::rename(&new, self.ledger())?;
+        sync_folder(&self.folder)
+    }
+
+    fn keep_spare(&self) -> std::io::Result<()> {
+        let spare = self.spare();
+        if fs::metadata(&spare).is_ok_and(|m| m.len() == SPARE as u64) {
+            return Ok(());
+        }
+        let written = write_synced(&spare, &vec![b'-'; SPARE]);
+        if written.is_err() {
+            // Half of it would be in the way of others.
+            let _ = fs::remove_file(&spare);
+        }
+        written
+    }
+
+    fn unwritable(&self, error: &std::io::Error) -> Failure {
+        Failure::io(format!("cannot write {}", self.ledger().display()), error)
+    }
+
+    fn spare(&self) -> PathBuf {
+        self.folder.join("spare")
     }
 
     fn ledger(&self) -> PathBuf {
         self.folder.join("ledger.json")
     }
+}
+
+fn write_synced(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
 }
 
 fn sync_folder(folder: &Path) -> std::io::Result<()> {

@@ -27,8 +27,12 @@ fn ping(to: &str) -> String {
 
 #[test]
 fn two_pods_reach_each_other_the_host_and_a_machine_outside_by_both_families() -> Result<()> {
-    let node = CniNode::new("cni-reach", &both())?;
+    let mut plugin = both();
+    // Its books where they are by default.
+    plugin["dataDir"] = Value::Null;
+    let node = CniNode::new("cni-reach", &plugin)?;
     let (first, second) = (addresses(&node.add("p1")?), addresses(&node.add("p2")?));
+    assert_eq!(node.reservations()?.len(), 2);
     assert_eq!(first, ["10.42.1.1", "fd00:42:1::1"]);
     let lines = node.host.sh("ip -o -4 addr show eth0; ip -o -6 addr show eth0 scope global")?;
     let own: Vec<&str> =
@@ -258,7 +262,7 @@ fn check_finds_whatever_is_not_as_add_left_it() -> Result<()> {
         (false, "ip addr del fe80::1/64 dev HOST", "does not have fe80::1/64"),
         (false, "echo 0 > /proc/sys/net/ipv4/ip_forward", "does not forward"),
         (false, "echo 0 > /proc/sys/net/ipv6/conf/all/forwarding", "does not forward"),
-        (false, "rm /var/lib/meshd/cni/pods/ledger.json", "no address is reserved"),
+        (false, "rm /run/cni/pods/ledger.json", "no address is reserved"),
         (false, "ip link del HOST", "no interface eth0"),
     ];
     let mut host = host;
@@ -314,6 +318,37 @@ fn status_and_add_say_when_all_addresses_are_used_and_a_freed_one_comes_last() -
     assert_eq!(addresses(&node.add("q1")?), [given[1].clone()]);
     node.cnitool("del", "q1")?.success()?;
     assert_eq!(addresses(&node.add("q2")?), [given[5].clone()]);
+    Ok(())
+}
+
+#[test]
+fn on_a_full_disk_no_pod_comes_and_every_pod_can_go() -> Result<()> {
+    let mut plugin = both();
+    plugin["dataDir"] = json!("/run/books/cni");
+    let node = CniNode::new("cni-disk", &plugin)?;
+    node.host.sh("mkdir /run/books; mount -t tmpfs -o size=1m tmpfs /run/books")?;
+    for pod in ["p1", "p2", "p3"] {
+        node.pod(pod)?;
+        assert!(node.plugin("ADD", pod, &node.config()?)?.ok);
+    }
+    node.host.sh("cat /dev/zero > /run/books/full || true")?;
+    node.pod("p4")?;
+    let refused = node.plugin("ADD", "p4", &node.config()?)?;
+    assert_eq!(refused.code(), 5, "{refused:?}");
+    assert!(refused.json["details"].as_str().is_some_and(|d| d.contains("free some space")), "{refused:?}");
+    assert!(!node.host.sh("cat /run/books/cni/pods/ledger.json")?.contains("c-p4"));
+    for pod in ["p1", "p2"] {
+        let gone = node.plugin("DEL", pod, &node.config()?)?;
+        assert!(gone.ok, "{pod}: {gone:?}");
+        node.host.sh("cat /dev/zero >> /run/books/full || true")?;
+    }
+    let mut config = node.config()?;
+    config["cni.dev/valid-attachments"] = json!([]);
+    let gone = node.plugin("GC", "any", &config)?;
+    assert!(gone.ok, "{gone:?}");
+    assert!(!node.host.sh("cat /run/books/cni/pods/ledger.json")?.contains("container"));
+    node.host.sh("rm /run/books/full")?;
+    assert!(node.plugin("ADD", "p4", &node.config()?)?.ok);
     Ok(())
 }
 
