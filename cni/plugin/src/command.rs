@@ -105,29 +105,31 @@ fn status(config: &Config) -> Result<(), Failure> {
     }
 }
 
-/// Takes down what is not in the list; goes on after an error and tells the first one.
+/// Takes down what is not in the list; goes on after an error and tells the first one. The books are not
+/// locked while the kernel takes its time for each interface: pods come and go meanwhile.
 fn collect_garbage(config: &Config) -> Result<(), Failure> {
     let valid: HashSet<Attachment> = config.valid_attachments()?.into_iter().collect();
     let Some(store) = Store::open_existing(&config.data_dir, &config.name)? else { return Ok(()) };
-    let mut ledger = store.load()?;
-    let stale: Vec<Attachment> = ledger
-        .reservations()
-        .iter()
-        .map(|r| r.attachment.clone())
-        .filter(|attachment| !valid.contains(attachment))
-        .collect();
+    let ledger = store.load()?;
+    drop(store);
+    let held = ledger.reservations().iter().map(|r| &r.attachment);
     let mut first = Ok(());
-    for attachment in &stale {
+    let mut gone = Vec::new();
+    for attachment in held.filter(|attachment| !valid.contains(attachment)) {
         match detach(&config.name, attachment) {
-            Ok(()) => {
-                ledger.release(attachment);
-            }
+            Ok(()) => gone.push(attachment),
             Err(failure) => first = first.and(Err(failure)),
         }
     }
-    if !stale.is_empty() {
-        store.save_freed(&ledger)?;
+    if gone.is_empty() {
+        return first;
     }
+    let store = Store::open(&config.data_dir, &config.name)?;
+    let mut ledger = store.load()?;
+    for attachment in gone {
+        ledger.release(attachment);
+    }
+    store.save_freed(&ledger)?;
     first
 }
 
