@@ -47,6 +47,9 @@ const COMPACTION: Duration = Duration::from_secs(600);
 /// When the state cannot be opened or a socket cannot be bound; the text says what to do.
 pub async fn run(options: ServeOptions) -> Result<()> {
     let options = options.with_file()?;
+    // A mesh that was made by a mistaken command keeps its name and range.
+    outside::check(&options.public)?;
+    outside::stun_servers(&options.stun_server)?;
     let service = Arc::new(open(&options).await?);
     let listener = listen::bind(&options, service.last_port().await?)?;
     let port = listener.local_addr().context("the listening socket has no address")?.port();

@@ -31,7 +31,12 @@ pub(super) struct RestoreArgs {
 }
 
 pub(super) async fn backup(args: &BackupArgs, client: &Client) -> Result<Output, Failure> {
-    let failed = |e: std::io::Error| Failure::new(format!("cannot write {}: {e}", args.file.display()));
+    let failed = |e: std::io::Error| match e.kind() {
+        std::io::ErrorKind::AlreadyExists => {
+            Failure::new(format!("{} is there already and stays: name another file", args.file.display()))
+        }
+        _ => Failure::new(format!("cannot write {}: {e}", args.file.display())),
+    };
     // Made first: a coordinator should not be asked for its keys when they cannot be kept.
     let mut file =
         OpenOptions::new().write(true).create_new(true).mode(0o600).open(&args.file).map_err(failed)?;

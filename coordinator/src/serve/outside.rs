@@ -96,6 +96,11 @@ pub(super) fn find(public: &[String], port: u16, mesh: &MeshPrefixes) -> Result<
     Ok(Outside { addresses, hosts, reach: Reach::Told })
 }
 
+/// Whether what an admin named can be used, before anything is made by it.
+pub(super) fn check(public: &[String]) -> Result<()> {
+    public.iter().try_for_each(|text| parse_public(text, 443).map(drop))
+}
+
 fn from_own(found: &[IpAddr], port: u16) -> Outside {
     let mut ips: Vec<IpAddr> = found.to_vec();
     let reach = match ips.iter().find(|ip| is_public_unicast(**ip)) {

@@ -157,8 +157,21 @@ fn full_name(model: &Model, text: &str) -> Result<DnsName, ServiceError> {
         None => text.parse(),
     };
     let name = parsed.map_err(|e| ServiceError::Invalid(format!("{e}")))?;
-    let name = match name.as_str().parse::<Hostname>() {
-        Ok(label) => domain.child(&label).map_err(|e| ServiceError::Invalid(e.to_string()))?,
+    // `nas`, and `*.apps`, are of the mesh.
+    let (star, bare) = match name.as_str().split_once('.') {
+        Some((star @ "*", rest)) => (Some(star), rest),
+        _ => (None, name.as_str()),
+    };
+    let name = match bare.parse::<Hostname>() {
+        Ok(label) => {
+            let full = domain.child(&label).map_err(|e| ServiceError::Invalid(e.to_string()))?;
+            match star {
+                Some(star) => {
+                    format!("{star}.{full}").parse().map_err(|e| ServiceError::Invalid(format!("{e}")))?
+                }
+                None => full,
+            }
+        }
         Err(_) => name,
     };
     let labels = name.as_str().split('.').filter(|label| !label.starts_with('*')).count();
@@ -178,6 +191,14 @@ fn parse_value(input: &RecordInput) -> Result<(RecordType, RecordValue), Service
         Some(IpAddr::V6(_)) => RecordType::Aaaa,
         None => RecordType::Cname,
     });
+    // No top-level domain is a number (RFC 3696 §2): that was to be an address.
+    let looks_like_one =
+        text.contains(':') || text.rsplit('.').next().is_some_and(|l| l.bytes().all(|b| b.is_ascii_digit()));
+    if input.kind.is_none() && address.is_none() && looks_like_one {
+        return Err(ServiceError::Invalid(format!(
+            "`{text}` is no address, and no name either: look at its numbers, or say --type TXT for other text"
+        )));
+    }
     let value = match (kind, address) {
         (RecordType::A | RecordType::Aaaa, Some(ip)) => RecordValue::Address(ip),
         (RecordType::Cname, Some(ip)) => {

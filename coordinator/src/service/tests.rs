@@ -457,7 +457,8 @@ async fn records_stay_in_the_zone_and_out_of_the_way_of_nodes() {
     for (name, value) in [
         ("*", "192.0.2.1"),
         ("suffix:com", "192.0.2.1"),
-        ("*.com", "192.0.2.1"),
+        ("printer", "192.168.1.999"),
+        ("printer", "fd00::1::2"),
         ("nas", "other.home.internal"),
         ("www", "10.0.0.1"),
         ("x", "a b"),
@@ -465,6 +466,11 @@ async fn records_stay_in_the_zone_and_out_of_the_way_of_nodes() {
         assert!(add(name, value).await.is_err(), "{name} {value}");
     }
     assert_eq!(add("nas.example.com", "192.0.2.1").await.unwrap(), "nas.example.com A 1", "outside the mesh");
+    assert_eq!(
+        add("*.apps", "192.0.2.1").await.unwrap(),
+        "*.apps.home.internal A 1",
+        "of the mesh, as `apps` is"
+    );
     assert_eq!(add("*.apps.example.com", "192.0.2.1").await.unwrap(), "*.apps.example.com A 1");
     assert_eq!(add("suffix:apps.example.com", "192.0.2.1").await.unwrap(), "**.apps.example.com A 1");
     let secret = token(&service, |_| {}).await;
