@@ -13,7 +13,7 @@ use crate::settings::Settings;
 use crate::state::Membership;
 use meshd_proto::control::RefusalCode;
 use meshd_proto::localapi::{Failure, Problem};
-use meshd_proto::{NetworkMap, NodeId, UnixSeconds};
+use meshd_proto::{NetworkMap, NodeId, Prefix, UnixSeconds};
 use std::sync::Arc;
 
 /// A clock that is further off than this is worth telling, in seconds.
@@ -248,7 +248,7 @@ impl Daemon {
         let mut problems = Vec::new();
         if let (Some(service), Some(me)) = (&mut running.service, &running.map.me) {
             service.set_self(me);
-            service.dialer().reach().close_outside(exit_is_missing(settings, exit));
+            service.dialer().reach().close_outside(keeps_inside(settings));
         }
         let touches_host = running.service.is_none();
         let set_up = match touches_host {
@@ -292,14 +292,7 @@ impl Daemon {
         {
             running.trouble.scan.start(request, look == Look::BeforeUp);
         }
-        if let (Some(name), None) = (&settings.exit_node, exit) {
-            problems.push(Problem {
-                what: format!("the exit node `{name}` is not in the mesh"),
-                why: "no node of that name or address is known here, so internet traffic is blocked"
-                    .to_owned(),
-                help: "see the names in `meshd status`, then `meshd set --exit-node NAME`".to_owned(),
-            });
-        }
+        problems.extend(exit_problem(settings, &running.map));
         warn_of_new(&problems, &running.trouble.problems);
         running.trouble.problems = problems;
         self.apply_dns(exit_choice.is_some_and(|exit| exit.up));
@@ -425,9 +418,42 @@ impl Daemon {
     }
 }
 
-/// Whether nothing may leave, since the chosen exit is not in the mesh.
-const fn exit_is_missing(settings: &Settings, exit: Option<NodeId>) -> bool {
-    settings.exit_node.is_some() && exit.is_none() && !settings.exit_fallback
+/// Whether nothing may leave beside the mesh. What the exit carries goes into the mesh; what it does not (it is
+/// unknown, offers no exit, lacks the family) goes nowhere.
+const fn keeps_inside(settings: &Settings) -> bool {
+    settings.exit_node.is_some() && !settings.exit_fallback
+}
+
+/// Why a chosen exit carries nothing: no such node is known, or it offers no way out.
+fn exit_problem(settings: &Settings, map: &NetworkMap) -> Option<Problem> {
+    let chosen = settings.exit_node.as_deref()?;
+    let outcome = if settings.exit_fallback {
+        "internet traffic leaves directly (--exit-fallback)"
+    } else {
+        "internet traffic is blocked"
+    };
+    let Some(exit) = peer_called(map, chosen) else {
+        return Some(Problem {
+            what: format!("the exit node `{chosen}` is not in the mesh"),
+            why: format!("no node of that name or address is known here, so {outcome}"),
+            help: "see the names in `meshd status`, then `meshd set --exit-node NAME`".to_owned(),
+        });
+    };
+    let offers = |default| map.owners(default).any(|owner| owner == exit.id);
+    if offers(Prefix::DEFAULT_V4) || offers(Prefix::DEFAULT_V6) {
+        return None;
+    }
+    let name = &exit.name;
+    Some(Problem {
+        what: format!("{name} is no exit for this node"),
+        why: format!(
+            "{name} offers no exit, or it is not approved, or policy keeps it from this node: {outcome}"
+        ),
+        help: format!(
+            "on {name}: meshd set --advertise-exit-node; on the coordinator: meshd-coordinator routes approve \
+             {name} 0.0.0.0/0; or without an exit: meshd set --exit-node=\"\""
+        ),
+    })
 }
 
 /// The node that the user named as exit, if it is one.
@@ -447,6 +473,30 @@ mod tests {
     use super::*;
     use crate::os::testmap;
     use meshd_proto::netmap::DnsConfig;
+
+    #[test]
+    fn a_chosen_exit_that_carries_nothing_is_a_problem() {
+        let chosen = |name: &str, fallback: bool| Settings {
+            exit_node: Some(name.to_owned()),
+            exit_fallback: fallback,
+            ..Settings::default()
+        };
+        let map = testmap::map(&[], &[("0.0.0.0/0", 8), ("192.168.1.0/24", 7)]);
+        assert_eq!(exit_problem(&Settings::default(), &map), None, "none was chosen");
+        assert_eq!(exit_problem(&chosen("vps", false), &map), None, "one family is an exit");
+        let unknown = exit_problem(&chosen("nobody", false), &map).unwrap();
+        assert!(
+            unknown.what.contains("not in the mesh") && unknown.why.contains("is blocked"),
+            "{unknown:?}"
+        );
+        let none = exit_problem(&chosen("pi", false), &map).unwrap();
+        assert!(none.why.starts_with("pi offers no exit, or it is not approved"), "{none:?}");
+        assert!(none.why.ends_with("internet traffic is blocked"), "{none:?}");
+        assert!(none.help.contains("routes approve pi 0.0.0.0/0"), "{none:?}");
+        assert!(none.help.contains("meshd set --exit-node=\"\""), "{none:?}");
+        let open = exit_problem(&chosen("pi", true), &map).unwrap();
+        assert!(open.why.ends_with("leaves directly (--exit-fallback)"), "{open:?}");
+    }
 
     #[test]
     fn an_exit_is_known_by_each_name_that_a_ping_takes() {

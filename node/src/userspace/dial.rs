@@ -71,7 +71,7 @@ impl DialError {
 #[derive(Clone)]
 pub struct Reach {
     snapshot: Arc<Snapshot>,
-    /// Nothing may leave beside the mesh: an exit node was chosen that is not there.
+    /// Nothing may leave beside the mesh: an exit node was chosen, and what it does not carry stays here.
     closed: Arc<AtomicBool>,
 }
 
