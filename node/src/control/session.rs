@@ -173,17 +173,19 @@ impl ControlClient {
 
     fn hello(&self, node_key_proof: [u8; 32]) -> Hello {
         let profile = &self.config.profile;
+        // The name that is wished for now: the one of the start would take a later wish back.
+        let offer = self.offer();
         Hello {
             protocol: PROTOCOL_VERSION,
             node_key: self.config.node.public(),
             node_key_proof,
             token_secret: self.config.token.as_ref().map(|t| Zeroizing::new(t.as_bytes().to_vec())),
-            hostname: profile.hostname.clone(),
+            hostname: offer.hostname.clone().unwrap_or_else(|| profile.hostname.clone()),
             machine_id: profile.machine_id,
             client_version: profile.client_version.clone(),
             os: profile.os.clone(),
             ephemeral: profile.ephemeral,
-            offer: self.offer(),
+            offer,
             resume: self.resume(),
         }
     }

@@ -315,3 +315,32 @@ async fn a_node_that_leaves_while_it_dials_goes_at_once_and_calls_are_answered()
     assert_eq!(timeout(SOON, tasks.join_next()).await.unwrap().unwrap().unwrap(), Ended::Left);
     assert!(!commands.tell(Command::Reconnect), "it has ended");
 }
+
+#[tokio::test]
+async fn a_name_that_was_chosen_while_the_coordinator_was_away_is_told_with_the_next_hello() {
+    let (listener, address) = listen().await;
+    let (_, keys) = coordinator();
+    let (client, commands, mut events) = ControlClient::new(config(address, Trust::Hash(keys.hash())));
+    let mut tasks = JoinSet::new();
+    tasks.spawn(client.run());
+    let (mut server, hello) = Server::accept(&listener).await;
+    assert_eq!(hello.hostname, Hostname::sanitized("pi"), "what the machine calls itself");
+    server.welcome().await;
+    assert!(matches!(next(&mut events).await, ControlEvent::Connected { .. }));
+    drop(server);
+    assert!(matches!(next(&mut events).await, ControlEvent::Disconnected { .. }));
+    let offer = Offer { hostname: Some(Hostname::sanitized("bar")), ..Offer::default() };
+    assert!(commands.tell(Command::Advertise(offer.clone())));
+    let (mut server, hello) = Server::accept(&listener).await;
+    assert_eq!((hello.hostname, hello.offer), (Hostname::sanitized("bar"), offer));
+    server.welcome().await;
+    assert!(matches!(next(&mut events).await, ControlEvent::Connected { .. }));
+    // And every later one says so, too, until the wish is taken back.
+    assert!(commands.tell(Command::Reconnect));
+    let (_, hello) = Server::accept(&listener).await;
+    assert_eq!(hello.hostname, Hostname::sanitized("bar"));
+    assert!(commands.tell(Command::Advertise(Offer::default())));
+    assert!(commands.tell(Command::Reconnect));
+    let (_, hello) = Server::accept(&listener).await;
+    assert_eq!(hello.hostname, Hostname::sanitized("pi"));
+}

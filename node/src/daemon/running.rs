@@ -411,7 +411,7 @@ impl Running {
 fn profile(settings: &crate::settings::Settings) -> Profile {
     let machine = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
     Profile {
-        hostname: settings.hostname.clone().unwrap_or_else(machine_name),
+        hostname: machine_name(),
         machine_id: machine_id_hash(&machine),
         client_version: env!("CARGO_PKG_VERSION").to_owned(),
         os: std::env::consts::OS.to_owned(),
