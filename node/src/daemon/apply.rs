@@ -8,7 +8,7 @@ use crate::clock;
 use crate::control::{Command, ControlEvent};
 use crate::mesh::{MeshCommand, MeshEvent};
 use crate::os::links::Changed;
-use crate::os::{AppliedReport, Desired, ExitChoice, HostSettings, OsError, links};
+use crate::os::{AppliedReport, Desired, ExitChoice, HostSettings, OsError, Overlap, links};
 use crate::settings::Settings;
 use crate::state::Membership;
 use meshd_proto::control::RefusalCode;
@@ -261,16 +261,7 @@ impl Daemon {
                 for change in &report.changes {
                     tracing::debug!(?change, "host changed");
                 }
-                for overlap in &report.overlaps {
-                    problems.push(Problem {
-                        what: format!("{} is here and in the mesh", overlap.accepted),
-                        why: overlap.to_string(),
-                        help: format!(
-                            "reach it through the mesh: meshd set --prefer-mesh {}",
-                            overlap.accepted
-                        ),
-                    });
-                }
+                problems.extend(report.overlaps.iter().map(overlap_problem));
             }
             Err(OsError::NoInterface(_)) => {
                 // It is made again once this is over, and all of this with it.
@@ -424,6 +415,19 @@ const fn keeps_inside(settings: &Settings) -> bool {
     settings.exit_node.is_some() && !settings.exit_fallback
 }
 
+/// A network that is here and in the mesh; with advice until it was taken.
+fn overlap_problem(overlap: &Overlap) -> Problem {
+    let accepted = overlap.accepted;
+    Problem {
+        what: format!("{accepted} is here and in the mesh"),
+        why: overlap.to_string(),
+        help: match overlap.mesh_wins {
+            true => String::new(),
+            false => format!("reach it through the mesh: meshd set --prefer-mesh {accepted}"),
+        },
+    }
+}
+
 /// Why a chosen exit carries nothing: no such node is known, or it offers no way out.
 fn exit_problem(settings: &Settings, map: &NetworkMap) -> Option<Problem> {
     let chosen = settings.exit_node.as_deref()?;
@@ -473,6 +477,23 @@ mod tests {
     use super::*;
     use crate::os::testmap;
     use meshd_proto::netmap::DnsConfig;
+
+    #[test]
+    fn a_network_that_is_here_too_gets_advice_until_the_mesh_was_preferred() {
+        let map = testmap::map(&[], &[("192.168.1.0/24", 7)]);
+        let mut host =
+            HostSettings { connected: testmap::connected(&["192.168.1.0/24"]), ..HostSettings::default() };
+        let told = |host: &_| -> Vec<Problem> {
+            Desired::from(&map, host).overlaps.iter().map(overlap_problem).collect()
+        };
+        let before = told(&host);
+        assert_eq!(before.len(), 1);
+        assert!(before[0].help.ends_with("meshd set --prefer-mesh 192.168.1.0/24"), "{before:?}");
+        host.prefer_mesh.insert(testmap::prefix("192.168.1.0/24"));
+        let after = told(&host);
+        assert!(after[0].why.contains("the mesh wins, as set") && after[0].help.is_empty(), "{after:?}");
+        assert!(!after[0].why.contains("--prefer-mesh"), "{after:?}");
+    }
 
     #[test]
     fn a_chosen_exit_that_carries_nothing_is_a_problem() {
