@@ -15,6 +15,7 @@ mod relay_names;
 mod running;
 mod scan;
 mod status;
+mod targets;
 mod waiting;
 
 use crate::clock;

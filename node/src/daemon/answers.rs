@@ -1,5 +1,6 @@
 //! Answers to the questions of the local API.
 
+use super::targets::find_peer;
 use super::waiting::Waiting;
 use super::{Daemon, Hindrance, Join, status};
 use crate::clock;
@@ -12,9 +13,9 @@ use meshd_proto::localapi::{
     Ask, Device, DeviceConfig, Empty, Failure, Logs, NameAnswer, NameQuestion, Ping, Pong, Response,
     Settings as Patch, Tell, Up,
 };
-use meshd_proto::netmap::{Peer, PeerKind};
+use meshd_proto::netmap::PeerKind;
 use meshd_proto::token::JoinToken;
-use meshd_proto::{Endpoint, Hostname, NetworkMap, NodeKey};
+use meshd_proto::{Endpoint, Hostname, NodeKey};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -430,28 +431,6 @@ fn outside_endpoint(endpoints: &[Endpoint]) -> Option<&Endpoint> {
         _ => 2,
     };
     endpoints.iter().min_by_key(rank)
-}
-
-/// A peer by name, full name or mesh address.
-pub(super) fn find_peer<'m>(map: &'m NetworkMap, target: &str) -> Result<&'m Peer, Failure> {
-    peer_called(map, target).ok_or_else(|| {
-        Failure::new(
-            format!("no node `{target}` is known here"),
-            "see the names in `meshd status`; a node that policy hides from this one is not listed",
-        )
-    })
-}
-
-/// The same where nobody is to be told: an exit that was chosen may come later.
-pub(super) fn peer_called<'m>(map: &'m NetworkMap, target: &str) -> Option<&'m Peer> {
-    let domain = map.dns.config.as_ref().map(|c| format!(".{}", c.domain)).unwrap_or_default();
-    let name = target.strip_suffix('.').unwrap_or(target);
-    let short = name.strip_suffix(&domain).unwrap_or(name);
-    let by_addr = || {
-        let ip = target.parse().ok()?;
-        map.peers.values().find(|p| p.addrs.contains(ip))
-    };
-    map.peer_by_name(short).or_else(by_addr)
 }
 
 fn how_to_join() -> Failure {

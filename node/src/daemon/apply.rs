@@ -1,8 +1,8 @@
 //! From a map and settings to the host: engine settings, addresses, routes, firewall, names.
 
-use super::answers::peer_called;
 use super::running::offer;
 use super::scan::Request;
+use super::targets::peer_called;
 use super::{Daemon, Hindrance};
 use crate::clock;
 use crate::control::{Command, ControlEvent};

@@ -1,7 +1,7 @@
 //! Answers about paths: the network this node is in, which ways data went, and draining a router.
 
-use super::answers::find_peer;
 use super::running::MESH_ANSWER;
+use super::targets::find_peer;
 use super::{Daemon, Running, status};
 use crate::clock;
 use crate::mesh::{MeshCommand, Moment};
