@@ -306,6 +306,9 @@ pub struct SelfStatus {
     /// Name of the relay it listens on.
     #[prost(string, tag = "12")]
     pub home_relay: String,
+    /// Whether it is being drained: other routers of its networks take the new flows.
+    #[prost(bool, tag = "13")]
+    pub draining: bool,
 }
 
 /// The coordinator as seen from here.
@@ -367,7 +370,7 @@ pub struct PeerStatus {
     /// Round trip of the path in microseconds; absent: not measured.
     #[prost(uint64, optional, tag = "11")]
     pub rtt_us: Option<u64>,
-    /// Prefixes behind it that this node uses.
+    /// Prefixes behind it that this node may use; those that it does not use are in `unused_routes`, too.
     #[prost(string, repeated, tag = "12")]
     pub routes: Vec<String>,
     /// Whether it carries this node's internet traffic.
@@ -379,6 +382,20 @@ pub struct PeerStatus {
     /// `meshd` or `wireguard`.
     #[prost(string, tag = "15")]
     pub kind: String,
+    /// Those of `routes` that this node does not use, and why.
+    #[prost(message, repeated, tag = "16")]
+    pub unused_routes: Vec<UnusedRoute>,
+}
+
+/// A route that is offered to this node, and not used.
+#[derive(Clone, PartialEq, Eq, Message, Serialize)]
+pub struct UnusedRoute {
+    /// The prefix.
+    #[prost(string, tag = "1")]
+    pub prefix: String,
+    /// Why, in a few words.
+    #[prost(string, tag = "2")]
+    pub why: String,
 }
 
 /// DNS on this host.

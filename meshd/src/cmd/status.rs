@@ -61,9 +61,10 @@ fn routes_json(status: &Status) -> serde_json::Value {
     let me = status.me.as_ref();
     serde_json::json!({
         "approved": me.map(|m| m.approved_routes.clone()).unwrap_or_default(),
+        "draining": me.is_some_and(|m| m.draining),
         "pending": me.map(|m| m.pending_routes.clone()).unwrap_or_default(),
         "peers": status.peers.iter().filter(|p| !p.routes.is_empty()).map(|p| {
-            serde_json::json!({ "name": p.name, "routes": p.routes, "path": p.path })
+            serde_json::json!({ "name": p.name, "routes": p.routes, "unused": p.unused_routes, "path": p.path })
         }).collect::<Vec<_>>(),
     })
 }

@@ -61,6 +61,13 @@ fn this_node(out: &mut String, me: &SelfStatus, style: Style) {
     if !me.approved_routes.is_empty() {
         let _ = writeln!(out, "  routes       {}", style.good(&me.approved_routes.join("  ")));
     }
+    if me.draining {
+        let _ = writeln!(
+            out,
+            "  {} other routers of these networks take new flows; `meshd drain --off` ends it",
+            style.warn("draining    ")
+        );
+    }
     for route in &me.pending_routes {
         let _ = writeln!(
             out,
@@ -96,7 +103,11 @@ fn peers(list: &[PeerStatus], style: Style) -> String {
             "none" => p.reason.clone(),
             kind => format!("{kind} {}", p.via),
         };
-        let mut routes = p.routes.clone();
+        let mark = |route: &String| match unused(p, route) {
+            Some(_) => format!("{route} (not used)"),
+            None => route.clone(),
+        };
+        let mut routes: Vec<String> = p.routes.iter().map(mark).collect();
         if p.exit_node {
             routes.push("exit node".to_owned());
         }
@@ -119,19 +130,35 @@ fn peers(list: &[PeerStatus], style: Style) -> String {
     })
 }
 
+/// Why a route of a peer is not used, if it is not.
+fn unused<'p>(peer: &'p PeerStatus, route: &str) -> Option<&'p str> {
+    peer.unused_routes.iter().find(|unused| unused.prefix == route).map(|unused| unused.why.as_str())
+}
+
 /// Routes of this node and of its peers.
 pub(crate) fn routes(status: &Status, style: Style) -> String {
     let mut rows = vec![["PREFIX", "VIA", "STATE"].map(str::to_owned).to_vec()];
     if let Some(me) = &status.me {
         let row = |p: &String, state: String| vec![p.clone(), "this node".to_owned(), state];
-        rows.extend(me.approved_routes.iter().map(|p| row(p, "offered, approved".to_owned())));
+        let approved = if me.draining {
+            "offered, approved, being drained: `meshd drain --off` takes new flows again"
+        } else {
+            "offered, approved"
+        };
+        rows.extend(me.approved_routes.iter().map(|p| row(p, approved.to_owned())));
         rows.extend(me.pending_routes.iter().map(|p| {
             row(p, format!("pending: approve with `meshd-coordinator routes approve {} {p}`", me.name))
         }));
     }
     for peer in &status.peers {
-        let state = if peer.path == "none" { "known, no path now" } else { "in use" };
-        rows.extend(peer.routes.iter().map(|p| vec![p.clone(), peer.name.clone(), state.to_owned()]));
+        rows.extend(peer.routes.iter().map(|p| {
+            let state = match unused(peer, p) {
+                Some(why) => format!("not used: {why}"),
+                None if peer.path == "none" => "known, no path now".to_owned(),
+                None => "in use".to_owned(),
+            };
+            vec![p.clone(), peer.name.clone(), state]
+        }));
     }
     if rows.len() == 1 {
         return "no routes: offer one with `meshd set --advertise-routes PREFIX`\n".to_owned();

@@ -1,6 +1,7 @@
 use super::*;
 use meshd_proto::localapi::{
     CoordinatorStatus, Counter, DnsStatus, NameAnswer, PeerStatus, Problem, SelfStatus, SplitStatus, Status,
+    UnusedRoute,
 };
 
 fn sample() -> Status {
@@ -65,6 +66,22 @@ fn status_is_aligned_and_says_what_to_do() {
 fn routes_say_how_to_approve_what_is_pending() {
     insta::assert_snapshot!(routes(&sample(), Style::Plain));
     assert!(routes(&Status::default(), Style::Plain).contains("--advertise-routes"));
+}
+
+#[test]
+fn a_drained_router_and_routes_that_are_not_used_say_so() {
+    let mut drained = sample();
+    let me = drained.me.as_mut().unwrap();
+    me.draining = true;
+    me.approved_routes = vec!["10.5.0.0/16".into()];
+    drained.peers[0].routes.push("10.6.0.0/16".into());
+    drained.peers[0].unused_routes =
+        vec![UnusedRoute { prefix: "192.168.1.0/24".into(), why: "this network is here, too".into() }];
+    drained.peers[1].routes = vec!["10.7.0.0/16".into()];
+    drained.peers[1].unused_routes =
+        vec![UnusedRoute { prefix: "10.7.0.0/16".into(), why: "phone is offline".into() }];
+    insta::assert_snapshot!(status(&drained, Style::Plain));
+    insta::assert_snapshot!(routes(&drained, Style::Plain));
 }
 
 #[test]

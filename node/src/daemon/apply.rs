@@ -233,10 +233,11 @@ impl Daemon {
             connected,
         };
         let desired = Desired::from(&running.map, &host_settings);
+        running.place.refused_routes = desired.refused_routes();
         let engine_settings = meshd_engine::Settings {
             accept_routes: settings.accept_routes,
             exit_node: exit,
-            refused_routes: desired.refused_routes(),
+            refused_routes: running.place.refused_routes.clone(),
             advertised: settings.advertise_routes.clone(),
         };
         running.tell_mesh(MeshCommand::Settings(engine_settings)).await;

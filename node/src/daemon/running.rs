@@ -23,7 +23,7 @@ use meshd_dns::Names;
 use meshd_proto::control::Offer;
 use meshd_proto::localapi::{Failure, Problem, Response, Tell};
 use meshd_proto::token::CoordinatorKeys;
-use meshd_proto::{Endpoint, Hostname, NetworkMap, NodeId, NodeKey, RelayId, UnixSeconds};
+use meshd_proto::{Endpoint, Hostname, NetworkMap, NodeId, NodeKey, Prefix, RelayId, UnixSeconds};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -124,6 +124,8 @@ pub(super) struct Place {
     /// Where we are reached, from outside too, as the coordinator knows it.
     pub(super) endpoints: Vec<Endpoint>,
     uplinks: Option<Uplinks>,
+    /// Routes of the mesh that are not used, since these networks are here, too.
+    pub(super) refused_routes: Vec<Prefix>,
 }
 
 /// Our interface.

@@ -10,9 +10,10 @@ use meshd_engine::data::RuleCount;
 use meshd_engine::status::{PathStatus, Status as EngineStatus};
 use meshd_proto::localapi::{
     CoordinatorStatus, Counter, DnsStatus, PeerStatus, Problem, RuleStatus, SelfStatus, SplitStatus, Status,
+    UnusedRoute,
 };
 use meshd_proto::netmap::PeerKind;
-use meshd_proto::{NetworkMap, RelayId};
+use meshd_proto::{NetworkMap, NodeId, Prefix, RelayId};
 use std::sync::atomic::Ordering;
 use tokio::sync::oneshot;
 
@@ -67,8 +68,13 @@ impl Daemon {
         }
         if let Some(engine) = engine {
             let exit = super::apply::exit_node(&self.intent.settings, &running.map);
-            status.peers =
-                engine.peers.iter().map(|p| peer_status(&running.map, p, Some(p.id) == exit)).collect();
+            let use_of = UseOfRoutes {
+                accepted: self.intent.settings.accept_routes,
+                own: running.map.me.as_ref().map_or(&[], |me| &me.approved_routes),
+                here: &running.place.refused_routes,
+            };
+            let shown = |p| peer_status(&running.map, p, exit, &use_of);
+            status.peers = engine.peers.iter().map(shown).collect();
             let drops =
                 engine.drops.iter().chain(&running.threads.counters.all()).copied().collect::<Vec<_>>();
             status.drops = drops
@@ -136,7 +142,7 @@ fn self_status(running: &Running, engine: Option<&EngineStatus>) -> SelfStatus {
         return SelfStatus { udp_port: running.wire.port().into(), ..SelfStatus::default() };
     };
     let domain = map.dns.config.as_ref().map(|c| format!(".{}", c.domain)).unwrap_or_default();
-    let texts = |list: &[meshd_proto::Prefix]| list.iter().map(ToString::to_string).collect();
+    let texts = |list: &[Prefix]| list.iter().map(ToString::to_string).collect();
     SelfStatus {
         id: me.id.0,
         name: me.name.to_string(),
@@ -150,6 +156,7 @@ fn self_status(running: &Running, engine: Option<&EngineStatus>) -> SelfStatus {
         udp_port: running.wire.port().into(),
         key_expires: me.key_expires.map(|t| t.0),
         home_relay: engine.and_then(|e| e.home_relay).map(|r| relay_name(map, r)).unwrap_or_default(),
+        draining: running.around.offer.borrow().draining,
     }
 }
 
@@ -211,18 +218,54 @@ fn dns_status(map: &NetworkMap, names: &super::names::HostNames, settings: &Sett
     }
 }
 
-fn peer_status(map: &NetworkMap, peer: &meshd_engine::status::PeerStatus, exit_node: bool) -> PeerStatus {
+/// What decides whether routes of others are used.
+struct UseOfRoutes<'a> {
+    /// The user wants them.
+    accepted: bool,
+    /// Offered by this node itself.
+    own: &'a [Prefix],
+    /// Connected to this host.
+    here: &'a [Prefix],
+}
+
+impl UseOfRoutes<'_> {
+    /// Why a route of the node `owner` is not used; `away`: that one is offline.
+    fn why_not(&self, prefix: Prefix, owner: &str, away: bool) -> Option<String> {
+        if !self.accepted {
+            Some("accept-routes is off".to_owned())
+        } else if self.own.contains(&prefix) {
+            Some("this node offers it, too".to_owned())
+        } else if self.here.contains(&prefix) {
+            Some("this network is here, too".to_owned())
+        } else {
+            away.then(|| format!("{owner} is offline"))
+        }
+    }
+}
+
+fn peer_status(
+    map: &NetworkMap,
+    peer: &meshd_engine::status::PeerStatus,
+    exit: Option<NodeId>,
+    use_of: &UseOfRoutes<'_>,
+) -> PeerStatus {
     let known = map.peers.get(&peer.id);
     let (path, via) = match peer.path {
         PathStatus::Direct { endpoint, .. } => ("direct", endpoint.to_string()),
         PathStatus::Relay(relay) => ("relay", relay_name(map, relay)),
         PathStatus::None => ("none", String::new()),
     };
-    let routes = map
+    let routes: Vec<Prefix> = map
         .routes
         .iter()
         .filter(|r| r.owner == peer.id && !r.prefix.is_default())
-        .map(|r| r.prefix.to_string());
+        .map(|r| r.prefix)
+        .collect();
+    let away = path == "none" && peer.online == Some(false);
+    let unused = routes.iter().filter_map(|prefix| {
+        let why = use_of.why_not(*prefix, peer.name.as_str(), away)?;
+        Some(UnusedRoute { prefix: prefix.to_string(), why })
+    });
     let kind = match known.map(|p| p.kind) {
         Some(PeerKind::PlainWireguard) => "wireguard",
         Some(PeerKind::Meshd) | None => "meshd",
@@ -243,8 +286,9 @@ fn peer_status(map: &NetworkMap, peer: &meshd_engine::status::PeerStatus, exit_n
         rx_bytes: peer.rx_bytes,
         tx_bytes: peer.tx_bytes,
         rtt_us: peer.rtt.map(|d| u64::try_from(d.as_micros()).unwrap_or(u64::MAX)),
-        routes: routes.collect(),
-        exit_node,
+        unused_routes: unused.collect(),
+        routes: routes.iter().map(ToString::to_string).collect(),
+        exit_node: Some(peer.id) == exit,
         owner: known.map(|p| p.owner.clone()).unwrap_or_default(),
         kind: kind.to_owned(),
     }
@@ -253,4 +297,23 @@ fn peer_status(map: &NetworkMap, peer: &meshd_engine::status::PeerStatus, exit_n
 /// A relay's name for people.
 pub(super) fn relay_name(map: &NetworkMap, relay: RelayId) -> String {
     map.relays.get(&relay).map_or_else(|| format!("relay {relay}"), |r| r.name.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::os::testmap::prefix;
+
+    #[test]
+    fn a_route_that_is_not_used_says_why() {
+        let (lan, home, own) = (prefix("10.9.0.0/16"), prefix("192.168.1.0/24"), prefix("10.5.0.0/16"));
+        let on = UseOfRoutes { accepted: true, own: &[own], here: &[home] };
+        assert_eq!(on.why_not(lan, "pi", false), None);
+        let why = |prefix, away| on.why_not(prefix, "pi", away).unwrap();
+        assert_eq!(why(lan, true), "pi is offline");
+        assert_eq!(why(home, true), "this network is here, too");
+        assert_eq!(why(own, false), "this node offers it, too");
+        let off = UseOfRoutes { accepted: false, ..on };
+        assert_eq!(off.why_not(lan, "pi", true).unwrap(), "accept-routes is off");
+    }
 }
