@@ -306,11 +306,14 @@ pub(crate) struct Cleanup {
     pub(crate) config: PathBuf,
 }
 
+/// `--advertise-routes` without a value: the network that this machine is connected to.
+pub(crate) const CONNECTED: &str = "connected";
+
 /// Settings that `up` and `set` share.
 #[derive(Debug, Args, Default)]
 pub(crate) struct SettingsArgs {
-    /// Offer networks behind this machine; without a value, propose the connected ones
-    #[arg(long, value_name = "PREFIX,…", num_args = 0..=1, default_missing_value = "")]
+    /// Offer networks behind this machine; without a value, the connected one; an empty value ends it
+    #[arg(long, value_name = "PREFIX,…", num_args = 0..=1, default_missing_value = CONNECTED)]
     pub(crate) advertise_routes: Option<String>,
     /// Offer to carry internet traffic of other nodes
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
@@ -346,8 +349,7 @@ pub(crate) struct SettingsArgs {
 }
 
 impl SettingsArgs {
-    /// What the daemon is asked to change. An empty `--advertise-routes` stays empty: the command
-    /// that allows it without a value has replaced it before.
+    /// What the daemon is asked to change. `--advertise-routes` without a value was replaced before.
     pub(crate) fn patch(&self) -> Settings {
         let list = |text: &String| PrefixList {
             prefixes: text.split(',').map(str::trim).filter(|p| !p.is_empty()).map(str::to_owned).collect(),
@@ -392,6 +394,16 @@ mod tests {
         ] {
             let Command::Set(set) = Cli::parse_from(line).command else { panic!("not set") };
             assert_eq!(set.settings.patch().advertise_routes.unwrap().prefixes, ["10.0.0.0/8"]);
+        }
+        for (flag, value) in [
+            ("--advertise-routes", CONNECTED),
+            ("--advertise-routes=", ""),
+            ("--advertise-routes=10.0.0.0/8", "10.0.0.0/8"),
+        ] {
+            let Command::Set(set) = Cli::parse_from(["meshd", "set", flag]).command else {
+                panic!("not set")
+            };
+            assert_eq!(set.settings.advertise_routes.as_deref(), Some(value), "{flag}");
         }
         let Command::Set(set) = Cli::parse_from(["meshd", "set", "--snat=false"]).command else {
             panic!("not set")

@@ -12,6 +12,7 @@ mod netcheck;
 mod path;
 mod paths;
 mod ping;
+mod propose;
 mod set;
 mod status;
 mod up;

@@ -1,8 +1,8 @@
 //! `meshd up`: join or come back up; starts the daemon where none runs.
 
-use super::{Globals, print_json};
+use super::{Globals, print_json, propose};
 use crate::approval;
-use crate::cli::{SettingsArgs, Up};
+use crate::cli::{CONNECTED, Up};
 use crate::client;
 use crate::output::{self, CliError, Style};
 use crate::service::{self, Started};
@@ -18,7 +18,7 @@ const MAX_TOKEN_FILE: u64 = 4096;
 pub(crate) fn run(globals: &Globals, mut args: Up) -> anyhow::Result<ExitCode> {
     swap_token_behind_a_flag(&mut args);
     let mut token = token(&args)?;
-    propose_routes(&mut args.settings)?;
+    propose::routes(&mut args.settings)?;
     let style = output::stderr_style();
     if let Some(url) = &args.coordinator {
         let place = approval::Place::parse(url, args.coordinator_key.as_deref())?;
@@ -103,7 +103,7 @@ fn machine_name() -> String {
 fn swap_token_behind_a_flag(args: &mut Up) {
     let is_token = |v: &String| v.starts_with("mesh_");
     if args.token.is_none() && args.settings.advertise_routes.as_ref().is_some_and(is_token) {
-        args.token = args.settings.advertise_routes.replace(String::new());
+        args.token = args.settings.advertise_routes.replace(CONNECTED.to_owned());
     }
 }
 
@@ -137,35 +137,6 @@ fn token(args: &Up) -> anyhow::Result<Option<String>> {
         )
     })?;
     Ok(Some(text))
-}
-
-/// `--advertise-routes` without a value: say which networks are connected, and take the one if it is one.
-fn propose_routes(settings: &mut SettingsArgs) -> anyhow::Result<()> {
-    if settings.advertise_routes.as_deref() != Some("") {
-        return Ok(());
-    }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let mesh = meshd_node::os::IfName::mesh0();
-    let lans = runtime
-        .block_on(meshd_node::os::links::connected_lans(&mesh))
-        .context("cannot list the connected networks")?;
-    let names: Vec<String> = lans.iter().map(ToString::to_string).collect();
-    match names.as_slice() {
-        [one] => {
-            settings.advertise_routes = Some(one.clone());
-            Ok(())
-        }
-        [] => Err(CliError::usage(
-            "this machine is connected to no private network that could be offered",
-            "name one: --advertise-routes 192.168.1.0/24",
-        )
-        .into()),
-        many => Err(CliError::usage(
-            format!("this machine is connected to {} networks: {}", many.len(), many.join(", ")),
-            format!("choose: --advertise-routes {}", many.join(",")),
-        )
-        .into()),
-    }
 }
 
 fn summary(status: &Status, style: Style) -> String {
