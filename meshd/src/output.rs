@@ -2,6 +2,7 @@
 
 pub(crate) mod names;
 mod status;
+pub(crate) mod told;
 
 pub(crate) use status::{counters, routes, status};
 

@@ -1,7 +1,7 @@
 //! `meshd status` and `meshd routes` as text.
 
 use super::{Style, ago, bytes, millis, table};
-use meshd_proto::localapi::{CoordinatorStatus, PeerStatus, SelfStatus, Status};
+use meshd_proto::localapi::{CoordinatorStatus, PeerStatus, Problem, SelfStatus, Status};
 use std::fmt::Write as _;
 
 /// The whole status.
@@ -31,13 +31,18 @@ pub(crate) fn status(status: &Status, style: Style) -> String {
         out.push('\n');
         out.push_str(&peers(&status.peers, style));
     }
-    for p in &status.problems {
+    problems(&mut out, &status.problems, style);
+    out
+}
+
+/// What needs somebody's attention.
+pub(super) fn problems(out: &mut String, problems: &[Problem], style: Style) {
+    for p in problems {
         let _ = writeln!(out, "\n{} {}: {}", style.warn("!"), p.what, p.why);
         if !p.help.is_empty() {
             let _ = writeln!(out, "  {} {}", style.bold("→"), p.help);
         }
     }
-    out
 }
 
 fn headline(status: &Status, style: Style) -> String {

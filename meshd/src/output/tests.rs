@@ -1,7 +1,7 @@
 use super::*;
 use meshd_proto::localapi::{
-    CoordinatorStatus, Counter, DnsStatus, NameAnswer, PeerStatus, Problem, SelfStatus, SplitStatus, Status,
-    UnusedRoute,
+    CoordinatorStatus, Counter, DnsStatus, NameAnswer, PeerStatus, PrefixList, Problem, SelfStatus, Settings,
+    SplitStatus, Status, UnusedRoute,
 };
 
 fn sample() -> Status {
@@ -82,6 +82,45 @@ fn a_drained_router_and_routes_that_are_not_used_say_so() {
         vec![UnusedRoute { prefix: "10.7.0.0/16".into(), why: "phone is offline".into() }];
     insta::assert_snapshot!(status(&drained, Style::Plain));
     insta::assert_snapshot!(routes(&drained, Style::Plain));
+}
+
+#[test]
+fn set_says_what_is_set_and_whether_it_waits_for_approval() {
+    let list = |all: &[&str]| Some(PrefixList { prefixes: all.iter().map(ToString::to_string).collect() });
+    let mut now = sample();
+    now.problems.clear();
+    let me = now.me.as_mut().unwrap();
+    me.approved_routes = vec!["10.5.0.0/16".into()];
+    me.pending_routes.extend(["0.0.0.0/0".into(), "::/0".into()]);
+    let patch = Settings {
+        advertise_routes: list(&["10.5.0.0/16", "10.9.0.0/24"]),
+        advertise_exit_node: Some(true),
+        hostname: Some("bar".into()),
+        snat: Some(false),
+        prefer_mesh: list(&["192.168.1.0/24"]),
+        dns: Some("names".into()),
+        ..Settings::default()
+    };
+    assert!(told::is_known(&patch, &now));
+    let late = Settings { advertise_routes: list(&["10.77.0.0/16"]), ..Settings::default() };
+    assert!(!told::is_known(&late, &now), "the coordinator has not heard of it yet");
+    insta::assert_snapshot!(told::told(&patch, &now, Style::Plain));
+    // An exit that carries nothing: what `status` says of it is said at once.
+    now.problems = vec![Problem {
+        what: "pi is no exit for this node".into(),
+        why: "internet traffic is blocked".into(),
+        help: "meshd set --exit-node=\"\"".into(),
+    }];
+    let exit = Settings { exit_node: Some("pi".into()), ..Settings::default() };
+    insta::assert_snapshot!(told::told(&exit, &now, Style::Plain));
+    // Nobody to ask: it does not wait, and says so.
+    now.problems.clear();
+    now.coordinator.as_mut().unwrap().connected = false;
+    assert!(told::is_known(&late, &now));
+    insta::assert_snapshot!(told::told(&late, &now, Style::Plain));
+    let down = Status { state: "stopped".into(), ..Status::default() };
+    assert!(told::is_known(&late, &down));
+    insta::assert_snapshot!(told::told(&late, &down, Style::Plain));
 }
 
 #[test]
