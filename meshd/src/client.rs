@@ -9,6 +9,9 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+/// Exit status where nothing came in time (`EX_TEMPFAIL`).
+pub(crate) const TIMED_OUT: u8 = 75;
+
 /// A question that was asked; iterate for its answers.
 pub(crate) struct Answers(UnixStream, Option<Instant>);
 
@@ -81,7 +84,7 @@ fn lost(error: io::Error) -> CliError {
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => CliError {
             message: "the daemon did not answer in time; it goes on trying".to_owned(),
             hint: "see `meshd status` and `meshd logs`".to_owned(),
-            code: 75,
+            code: TIMED_OUT,
         },
         _ => CliError {
             message: format!("the connection to the daemon was lost: {error}"),

@@ -1,6 +1,6 @@
 //! `meshd up`: join or come back up; starts the daemon where none runs.
 
-use super::{Globals, print_json, propose};
+use super::{Globals, print_json, propose, status};
 use crate::approval;
 use crate::cli::{CONNECTED, Up};
 use crate::client;
@@ -45,7 +45,7 @@ pub(crate) fn run(globals: &Globals, mut args: Up) -> anyhow::Result<ExitCode> {
     let ask = Ask::Up(localapi::Up { token, settings: Some(args.settings.patch()) });
     let mut answers = client::ask(&globals.socket, ask)?.with_timeout(Duration::from_secs(args.timeout));
     let mut last = None;
-    while let Some(tell) = answers.next()? {
+    while let Some(tell) = answers.next().map_err(|error| who_is_late(globals, error))? {
         match tell {
             Tell::Progress(text) => say(&text),
             Tell::Status(status) => {
@@ -62,6 +62,26 @@ pub(crate) fn run(globals: &Globals, mut args: Up) -> anyhow::Result<ExitCode> {
         print!("{}", summary(&status, output::stdout_style()));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// When nothing came in time: was it the coordinator, which the daemon waits for?
+fn who_is_late(globals: &Globals, error: CliError) -> CliError {
+    if error.code != client::TIMED_OUT {
+        return error;
+    }
+    status::fetch(globals).ok().and_then(|status| coordinator_is_late(&status)).unwrap_or(error)
+}
+
+fn coordinator_is_late(status: &Status) -> Option<CliError> {
+    let c = status.coordinator.as_ref().filter(|c| !c.connected)?;
+    let why = if c.reason.is_empty() { String::new() } else { format!(": {}", c.reason) };
+    Some(CliError {
+        message: format!("no connection to the coordinator {} in time{why}", c.address),
+        hint: "the daemon goes on trying: `meshd status` says when it is in; does the coordinator run, and is its \
+               TCP port open?"
+            .to_owned(),
+        code: client::TIMED_OUT,
+    })
 }
 
 /// Shows the code that an admin is to compare, and waits for his word: the join token.
@@ -128,15 +148,34 @@ fn token(args: &Up) -> anyhow::Result<Option<String>> {
         (None, None) => None,
     };
     let Some(text) = text else { return Ok(None) };
-    let text = text.trim().to_owned();
-    // Parsed here too: a mistyped token is told before a daemon is started for it.
+    checked(&text).map(Some)
+}
+
+/// A token in a text. Parsed here too: a mistyped one is told before a daemon is started for it.
+fn checked(text: &str) -> anyhow::Result<String> {
+    let text = pasted(text);
     text.parse::<JoinToken>().map_err(|e| {
-        CliError::usage(
-            format!("that is not a join token: {e}"),
-            "make a new one with `meshd-coordinator token create` and copy the whole line",
-        )
+        let hint = "make a new one with `meshd-coordinator token create` and copy the whole line";
+        CliError::usage(e.to_string(), hint)
     })?;
-    Ok(Some(text))
+    Ok(text.to_owned())
+}
+
+/// The token of a whole line `sudo meshd up mesh_…` that was pasted; any other text as it is. Line breaks inside
+/// a token are the parser's business.
+fn pasted(text: &str) -> &str {
+    let text = text.trim();
+    let word = text.match_indices("mesh_").find(|(at, _)| {
+        text[..*at].ends_with(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '`' | '='))
+    });
+    match word {
+        Some((at, _)) if !text.starts_with("mesh_") => {
+            let rest = &text[at..];
+            let end = rest.find([' ', '\t', '"', '\'', '`']).unwrap_or(rest.len());
+            rest[..end].trim_end()
+        }
+        _ => text,
+    }
 }
 
 fn summary(status: &Status, style: Style) -> String {
@@ -145,4 +184,65 @@ fn summary(status: &Status, style: Style) -> String {
         text.push_str(&format!("\n{} meshd ping {}\n", style.dim("try:"), pi.name));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use meshd_proto::NetworkId;
+    use meshd_proto::localapi::CoordinatorStatus;
+    use meshd_proto::token::{CoordinatorKeys, TokenSecret};
+
+    fn a_token() -> String {
+        let keys = CoordinatorKeys {
+            control: meshd_proto::CoordinatorKey::from_bytes([1; 32]),
+            signing: meshd_proto::VerifyingKey::from_bytes([2; 32]),
+        };
+        let (network, secret) = (NetworkId::from_bytes([3; 16]), TokenSecret::from_bytes([4; 16]));
+        let token = JoinToken::new(vec!["203.0.113.1:443".to_owned()], network, keys.hash(), secret).unwrap();
+        token.to_text().to_string()
+    }
+
+    #[test]
+    fn a_pasted_line_is_as_good_as_the_token_in_it() {
+        let token = a_token();
+        for line in [
+            token.clone(),
+            format!("  {token}\n"),
+            format!("sudo meshd up {token}"),
+            format!("$ sudo meshd up \"{token}\" --hostname mesh_pi\n"),
+        ] {
+            assert_eq!(checked(&line).unwrap(), token, "{line}");
+        }
+        let broken = format!("{}\n{}", &token[..20], &token[20..]);
+        assert_eq!(pasted(&broken), broken, "a line break inside is for the parser");
+        assert!(checked(&broken).is_ok());
+        assert_eq!(checked(&format!("meshd up {broken}\n")).unwrap(), broken);
+    }
+
+    #[test]
+    fn what_is_no_token_is_said_once() {
+        let said = |text: &str| checked(text).unwrap_err().to_string();
+        assert_eq!(said("foo"), "this is not a join token: one begins with `mesh_`");
+        assert_eq!(said("home_mesh_x"), "this is not a join token: one begins with `mesh_`");
+        assert!(said(&a_token()[..40]).starts_with("the token is cut off"));
+    }
+
+    #[test]
+    fn a_coordinator_that_is_away_is_not_the_daemons_fault() {
+        let away = CoordinatorStatus {
+            address: "203.0.113.1:443".into(),
+            reason: "connection refused".into(),
+            ..CoordinatorStatus::default()
+        };
+        let status = Status { coordinator: Some(away.clone()), ..Status::default() };
+        let error = coordinator_is_late(&status).unwrap();
+        assert_eq!(
+            (error.message.as_str(), error.code),
+            ("no connection to the coordinator 203.0.113.1:443 in time: connection refused", 75)
+        );
+        let there = CoordinatorStatus { connected: true, ..away };
+        assert!(coordinator_is_late(&Status { coordinator: Some(there), ..status }).is_none());
+        assert!(coordinator_is_late(&Status::default()).is_none());
+    }
 }

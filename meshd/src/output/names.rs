@@ -42,7 +42,10 @@ pub(crate) fn status(dns: &DnsStatus) -> String {
         }
     };
     line("domain", &dns.domain);
-    line("resolver", &format!("{} ({})", dns.resolver, dns.mode));
+    match dns.resolver.as_str() {
+        "" => line("resolver", &format!("none yet ({})", dns.mode)),
+        resolver => line("resolver", &format!("{resolver} ({})", dns.mode)),
+    }
     line("problem", &dns.problem);
     line("takes", takes(&dns.scope));
     line("search", &dns.search.join(", "));

@@ -1,7 +1,7 @@
 //! `meshd status` and `meshd routes` as text.
 
 use super::{Style, ago, bytes, millis, table};
-use meshd_proto::localapi::{CoordinatorStatus, PeerStatus, Problem, SelfStatus, Status};
+use meshd_proto::localapi::{CoordinatorStatus, DnsStatus, PeerStatus, Problem, SelfStatus, Status};
 use std::fmt::Write as _;
 
 /// The whole status.
@@ -19,7 +19,7 @@ pub(crate) fn status(status: &Status, style: Style) -> String {
         let serves = if parts.is_empty() { "no proxy, no forward".to_owned() } else { parts.join("  ") };
         let _ = writeln!(out, "  userspace    {serves} ({} connections)", userspace.connections);
     }
-    if let Some(dns) = status.dns.as_ref().filter(|_| status.userspace.is_none()) {
+    if let Some(dns) = status.dns.as_ref().filter(|dns| status.userspace.is_none() && tells(dns)) {
         let state = if dns.problem.is_empty() {
             format!("names of {} by {} ({})", dns.domain, dns.resolver, dns.mode)
         } else {
@@ -43,6 +43,11 @@ pub(super) fn problems(out: &mut String, problems: &[Problem], style: Style) {
             let _ = writeln!(out, "  {} {}", style.bold("→"), p.help);
         }
     }
+}
+
+/// Without a map there is no domain, no resolver, and nothing to say of them.
+const fn tells(dns: &DnsStatus) -> bool {
+    !dns.domain.is_empty() || !dns.problem.is_empty()
 }
 
 fn headline(status: &Status, style: Style) -> String {

@@ -124,6 +124,17 @@ fn set_says_what_is_set_and_whether_it_waits_for_approval() {
 }
 
 #[test]
+fn before_the_first_map_nothing_is_said_of_names() {
+    let dns = DnsStatus { mode: "off".into(), ..DnsStatus::default() };
+    let early = Status { state: "connecting".into(), dns: Some(dns.clone()), ..Status::default() };
+    assert_eq!(status(&early, Style::Plain), "meshd  connecting\n");
+    assert!(names::status(&dns).starts_with("resolver     none yet (off)\n"));
+    let wrong = DnsStatus { problem: "resolv.conf is read-only".into(), ..dns };
+    let told = status(&Status { dns: Some(wrong), ..early }, Style::Plain);
+    assert!(told.contains("dns          resolv.conf is read-only"), "{told}");
+}
+
+#[test]
 fn colour_appears_only_when_asked_for() {
     assert!(!status(&sample(), Style::Plain).contains('\x1b'));
     assert!(status(&sample(), Style::Colour).contains('\x1b'));
