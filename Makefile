@@ -112,7 +112,7 @@ lab: root build ## end-to-end tests on real kernels, in network namespaces
 
 cni: root build ## meshd-cni with the specification's cnitool: each rule of its commands, 50 pods at once, kill -9
 	@$(STEP) cni-tools bash tests/k8s/tools/build
-	@MESHD_K8S_TOOLS=$$(bash tests/k8s/tools/build) $(STEP) cni cargo test --locked -p meshd-k8s --no-fail-fast --test cni -- --test-threads=4
+	@MESHD_K8S_TOOLS=$$(bash tests/k8s/tools/build) $(STEP) cni cargo test --locked -p meshd-lab -p meshd-k8s --no-fail-fast --test cni -- --test-threads=4
 
 bulk: root build ## 10 GiB (BULK_MIB=) through the mesh, every byte compared, while links flap and keys change
 	@BULK_MIB=$(or $(BULK_MIB),10240) $(STEP) bulk cargo test --locked -p meshd-lab --no-fail-fast --test bulk -- --nocapture --test-threads=1
