@@ -5,12 +5,17 @@
 
 use crate::os::links;
 use crate::settings::LanNames;
-use meshd_dns::server::{Audience, DnsServer, Lan, Listener, Names};
+use meshd_dns::server::{Audience, DnsServer, Lan, Listener, Names, SpawnError};
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Where name servers listen.
 const DNS_PORT: u16 = 53;
+/// How often an address that was ours until now is tried again, and how soon.
+const REOPENINGS: usize = 40;
+const REOPEN_AFTER: Duration = Duration::from_millis(25);
 
 /// The listeners that are open now.
 #[derive(Debug, Default)]
@@ -29,9 +34,10 @@ impl LanServer {
             self.note(problem);
             return;
         }
+        let tries = if self.open.is_some() { REOPENINGS } else { 0 };
         self.close().await;
         if !wanted.is_empty() {
-            match DnsServer::spawn(&wanted, Arc::clone(names)) {
+            match open(&wanted, names, tries).await {
                 Ok(server) => self.open = Some((wanted, server)),
                 Err(error) => {
                     problem = format!(
@@ -68,6 +74,20 @@ impl LanServer {
     }
 }
 
+/// Opens the listeners. Where they were open a moment ago, a program that the daemon is just starting (`nft`) still
+/// holds copies of the old sockets until its exec, and for so long the kernel calls the address in use.
+async fn open(wanted: &[Listener], names: &Arc<Names>, tries: usize) -> Result<DnsServer, SpawnError> {
+    for _ in 0..tries {
+        match DnsServer::spawn(wanted, Arc::clone(names)) {
+            Err(error) if error.source.kind() == ErrorKind::AddrInUse => {
+                tokio::time::sleep(REOPEN_AFTER).await;
+            }
+            done => return done,
+        }
+    }
+    DnsServer::spawn(wanted, Arc::clone(names))
+}
+
 /// One listener for each address of each interface, and what stands in the way.
 async fn plan(settings: &LanNames) -> (Vec<Listener>, String) {
     let (mut listeners, mut problem) = (Vec::new(), String::new());
@@ -95,4 +115,25 @@ async fn plan(settings: &LanNames) -> (Vec<Listener>, String) {
         }));
     }
     (listeners, problem)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_address_that_is_held_a_moment_longer_is_opened_again_and_one_that_stays_taken_is_told() {
+        let held = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let addr = held.local_addr().unwrap();
+        let listeners = [Listener { addr, ..Listener::own(addr.ip()) }];
+        let names = Arc::new(Names::default());
+        let error = open(&listeners, &names, 2).await.unwrap_err();
+        assert_eq!(error.source.kind(), ErrorKind::AddrInUse);
+        let let_go = async {
+            tokio::time::sleep(REOPEN_AFTER * 3).await;
+            drop(held);
+        };
+        let (opened, ()) = tokio::join!(open(&listeners, &names, REOPENINGS), let_go);
+        opened.unwrap().shutdown().await;
+    }
 }
