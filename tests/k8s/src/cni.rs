@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use meshd_lab::{Finished, Host, Lab};
@@ -153,6 +154,10 @@ impl CniNode {
 
     /// Links, addresses and routes of the node, without what the kernel counts and numbers itself.
     pub fn network(&self) -> Result<String> {
+        // An address that the kernel still tries out (RFC 4862 §5.4) is about to change what stands here.
+        let settled =
+            || self.host.sh("ip -6 -o addr show tentative").is_ok_and(|tentative| tentative.is_empty());
+        ensure!(meshd_lab::wait_until(Duration::from_secs(10), settled), "an address stays tentative");
         let lines = self.host.sh(
             "ip -o link; ip -o addr; ip -4 route show table all; ip -6 route show table all; ip rule; ip -6 rule",
         )?;
