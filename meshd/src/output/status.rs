@@ -79,12 +79,7 @@ fn this_node(out: &mut String, me: &SelfStatus, style: Style) {
         );
     }
     for route in &me.pending_routes {
-        let _ = writeln!(
-            out,
-            "  {} {route} pending: approve with `meshd-coordinator routes approve {} {route}`",
-            style.warn("route       "),
-            me.name
-        );
+        let _ = writeln!(out, "  {} {route} {}", style.warn("route       "), pending(me, route));
     }
 }
 
@@ -140,6 +135,11 @@ fn peers(list: &[PeerStatus], style: Style) -> String {
     })
 }
 
+/// What a route of this node waits for.
+pub(super) fn pending(me: &SelfStatus, route: &str) -> String {
+    format!("pending: approve with `meshd-coordinator routes approve {} {route}`", me.name)
+}
+
 /// Why a route of a peer is not used, if it is not.
 fn unused<'p>(peer: &'p PeerStatus, route: &str) -> Option<&'p str> {
     peer.unused_routes.iter().find(|unused| unused.prefix == route).map(|unused| unused.why.as_str())
@@ -156,9 +156,7 @@ pub(crate) fn routes(status: &Status, style: Style) -> String {
             "offered, approved"
         };
         rows.extend(me.approved_routes.iter().map(|p| row(p, approved.to_owned())));
-        rows.extend(me.pending_routes.iter().map(|p| {
-            row(p, format!("pending: approve with `meshd-coordinator routes approve {} {p}`", me.name))
-        }));
+        rows.extend(me.pending_routes.iter().map(|p| row(p, pending(me, p))));
     }
     for peer in &status.peers {
         rows.extend(peer.routes.iter().map(|p| {

@@ -84,7 +84,7 @@ fn approval(now: &Status, route: &str, routes: &[&str]) -> String {
     if among(&me.approved_routes) {
         ": approved".to_owned()
     } else if among(&me.pending_routes) {
-        format!(": pending: approve with `meshd-coordinator routes approve {} {route}`", me.name)
+        format!(": {}", status::pending(me, route))
     } else {
         String::new()
     }

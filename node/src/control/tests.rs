@@ -141,13 +141,19 @@ fn update(from: Option<Version>, to: u64, entries: Vec<Entry>, on: &NetworkMap) 
     }
 }
 
-#[tokio::test]
-async fn a_node_joins_applies_updates_and_says_where_its_map_is() {
+/// A client that runs against a coordinator which is yet to answer.
+async fn started() -> (TcpListener, CoordinatorKeys, Commands, mpsc::Receiver<ControlEvent>, JoinSet<Ended>) {
     let (listener, address) = listen().await;
     let (_, keys) = coordinator();
-    let (client, commands, mut events) = ControlClient::new(config(address, Trust::Hash(keys.hash())));
+    let (client, commands, events) = ControlClient::new(config(address, Trust::Hash(keys.hash())));
     let mut tasks = JoinSet::new();
     tasks.spawn(client.run());
+    (listener, keys, commands, events, tasks)
+}
+
+#[tokio::test]
+async fn a_node_joins_applies_updates_and_says_where_its_map_is() {
+    let (listener, keys, commands, mut events, mut tasks) = started().await;
     let (mut server, hello) = Server::accept(&listener).await;
     assert_eq!(hello.token_secret.as_ref().unwrap().as_slice(), &[6; 16]);
     assert!(hello.resume.is_none());
@@ -267,11 +273,7 @@ async fn one_dead_address_does_not_keep_a_node_from_the_next() {
 
 #[tokio::test]
 async fn a_change_of_network_ends_a_try_at_once_and_many_of_them_cost_one_session() {
-    let (listener, address) = listen().await;
-    let (_, keys) = coordinator();
-    let (client, commands, mut events) = ControlClient::new(config(address, Trust::Hash(keys.hash())));
-    let mut tasks = JoinSet::new();
-    tasks.spawn(client.run());
+    let (listener, _, commands, mut events, _tasks) = started().await;
     // Somebody answers the dial and says nothing more; the client's own patience is ten seconds.
     let begun = tokio::time::Instant::now();
     let (silent, _) = listener.accept().await.unwrap();
@@ -298,11 +300,7 @@ async fn a_change_of_network_ends_a_try_at_once_and_many_of_them_cost_one_sessio
 
 #[tokio::test]
 async fn a_node_that_leaves_while_it_dials_goes_at_once_and_calls_are_answered() {
-    let (listener, address) = listen().await;
-    let (_, keys) = coordinator();
-    let (client, commands, mut events) = ControlClient::new(config(address, Trust::Hash(keys.hash())));
-    let mut tasks = JoinSet::new();
-    tasks.spawn(client.run());
+    let (listener, _, commands, mut events, mut tasks) = started().await;
     let _silent = listener.accept().await.unwrap();
     let call =
         Call::CreateDevice { name: "phone".parse().unwrap(), key: meshd_proto::NodeKey::from_bytes([1; 32]) };
@@ -318,11 +316,7 @@ async fn a_node_that_leaves_while_it_dials_goes_at_once_and_calls_are_answered()
 
 #[tokio::test]
 async fn a_name_that_was_chosen_while_the_coordinator_was_away_is_told_with_the_next_hello() {
-    let (listener, address) = listen().await;
-    let (_, keys) = coordinator();
-    let (client, commands, mut events) = ControlClient::new(config(address, Trust::Hash(keys.hash())));
-    let mut tasks = JoinSet::new();
-    tasks.spawn(client.run());
+    let (listener, _, commands, mut events, _tasks) = started().await;
     let (mut server, hello) = Server::accept(&listener).await;
     assert_eq!(hello.hostname, Hostname::sanitized("pi"), "what the machine calls itself");
     server.welcome().await;

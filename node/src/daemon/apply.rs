@@ -477,7 +477,6 @@ fn warn_of_new(problems: &[Problem], known: &[Problem]) {
 mod tests {
     use super::*;
     use crate::os::testmap;
-    use meshd_proto::netmap::DnsConfig;
 
     #[test]
     fn a_network_that_is_here_too_gets_advice_until_the_mesh_was_preferred() {
@@ -503,6 +502,8 @@ mod tests {
             exit_fallback: fallback,
             ..Settings::default()
         };
+        assert!(keeps_inside(&chosen("pi", false)) && keeps_inside(&chosen("nobody", false)));
+        assert!(!keeps_inside(&chosen("pi", true)) && !keeps_inside(&Settings::default()));
         let map = testmap::map(&[], &[("0.0.0.0/0", 8), ("192.168.1.0/24", 7)]);
         assert_eq!(exit_problem(&Settings::default(), &map), None, "none was chosen");
         assert_eq!(exit_problem(&chosen("vps", false), &map), None, "one family is an exit");
@@ -522,14 +523,7 @@ mod tests {
 
     #[test]
     fn an_exit_is_known_by_each_name_that_a_ping_takes() {
-        let mut map = testmap::map(&[], &[]);
-        map.dns.config = Some(DnsConfig {
-            domain: "home.internal".parse().unwrap(),
-            search: vec![],
-            split: vec![],
-            nameservers: vec![],
-            ttl: 60,
-        });
+        let map = testmap::named(testmap::map(&[], &[]));
         let chosen = |name: &str| {
             let settings = Settings { exit_node: Some(name.to_owned()), ..Settings::default() };
             exit_node(&settings, &map)

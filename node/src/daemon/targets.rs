@@ -86,17 +86,11 @@ fn behind(map: &NetworkMap, target: &str, ip: IpAddr) -> Option<Failure> {
 mod tests {
     use super::*;
     use crate::os::testmap;
-    use meshd_proto::netmap::{DnsConfig, RecordSet};
+    use meshd_proto::netmap::RecordSet;
 
     fn map() -> NetworkMap {
-        let mut map = testmap::map(&["10.5.0.0/16"], &[("192.168.0.0/16", 8), ("192.168.1.0/24", 7)]);
-        map.dns.config = Some(DnsConfig {
-            domain: "home.internal".parse().unwrap(),
-            search: vec![],
-            split: vec![],
-            nameservers: vec![],
-            ttl: 60,
-        });
+        let routes = [("192.168.0.0/16", 8), ("192.168.1.0/24", 7)];
+        let mut map = testmap::named(testmap::map(&["10.5.0.0/16"], &routes));
         let nas = RecordSet { ttl: 60, values: vec![RecordValue::Address("192.168.1.10".parse().unwrap())] };
         map.dns.records.insert(("nas.home.internal".parse().unwrap(), RecordType::A), nas);
         map

@@ -1,7 +1,7 @@
 //! Maps and settings that the tests of this module share.
 
 use super::desired::{Connected, ExitChoice, HostSettings};
-use meshd_proto::netmap::{Peer, PeerKind, Route, SelfNode};
+use meshd_proto::netmap::{DnsConfig, Peer, PeerKind, Route, SelfNode};
 use meshd_proto::{ClassId, MeshAddrs, MeshPrefixes, NetworkId, NetworkMap, NodeId, NodeKey, Prefix};
 
 pub(crate) const EXIT: NodeId = NodeId(8);
@@ -48,6 +48,18 @@ pub(crate) fn map(approved: &[&str], routes: &[(&str, u64)]) -> NetworkMap {
         let rank = u32::try_from(rank).unwrap();
         map.routes.insert(Route { prefix: prefix(text), rank, owner: NodeId(*owner) });
     }
+    map
+}
+
+/// The map with the domain `home.internal`.
+pub(crate) fn named(mut map: NetworkMap) -> NetworkMap {
+    map.dns.config = Some(DnsConfig {
+        domain: "home.internal".parse().unwrap(),
+        search: vec![],
+        split: vec![],
+        nameservers: vec![],
+        ttl: 60,
+    });
     map
 }
 

@@ -317,3 +317,55 @@ impl AsyncWrite for Dialed {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use meshd_engine::data::conntrack::Conntrack;
+    use meshd_engine::data::routes::{PeerRef, RouteTable};
+    use meshd_engine::data::{Counters, DataSnapshot, Own, RuleCounters};
+    use meshd_proto::{MeshAddrs, MeshPrefixes, Prefix};
+    use std::collections::HashMap;
+
+    /// Node 100.71.0.2, with routes by one peer.
+    fn reach(routes: &[Prefix]) -> Reach {
+        let mut table = RouteTable::default();
+        routes.iter().for_each(|prefix| table.add(*prefix, PeerRef(0)));
+        let own = Own {
+            addrs: MeshAddrs { v4: "100.71.0.2".parse().unwrap(), v6: "fd7a:1:2::2".parse().unwrap() },
+            mesh: MeshPrefixes { v4: "100.71.0.0/16".parse().unwrap(), v6: "fd7a:1:2::/48".parse().unwrap() },
+            prefixes: vec![],
+            exit_v4: false,
+            exit_v6: false,
+            devices: vec![],
+        };
+        Reach::new(Arc::new(Snapshot::from_pointee(DataSnapshot {
+            generation: 0,
+            routes: table,
+            filter: Default::default(),
+            rules: RuleCounters::default(),
+            own: Some(own),
+            peers: vec![],
+            sources: vec![],
+            by_index: HashMap::new(),
+            conntrack: Arc::new(Conntrack::new([0; 16])),
+            counters: Arc::new(Counters::default()),
+            epoch: crate::clock::now(),
+        })))
+    }
+
+    #[test]
+    fn beside_a_chosen_exit_nothing_leaves_neither_what_it_lacks_nor_what_nobody_carries() {
+        let way = |reach: &Reach, ip: &str| reach.way(ip.parse().unwrap()).unwrap();
+        let exit = reach(&[Prefix::DEFAULT_V4]);
+        assert_eq!((way(&exit, "93.184.215.14"), way(&exit, "2a01:7e01::1")), (Way::Mesh, Way::Host));
+        exit.close_outside(true);
+        assert_eq!(way(&exit, "93.184.215.14"), Way::Mesh);
+        assert_eq!(way(&exit, "2a01:7e01::1"), Way::Nowhere, "a family that it lacks");
+        let none = reach(&[]);
+        assert_eq!((way(&none, "93.184.215.14"), way(&none, "100.71.0.9")), (Way::Host, Way::Nowhere));
+        none.close_outside(true);
+        assert_eq!(way(&none, "93.184.215.14"), Way::Nowhere, "a node that offers no exit");
+        assert_eq!(way(&none, "127.0.0.1"), Way::Host, "this host itself");
+    }
+}

@@ -188,14 +188,18 @@ impl Process {
             if now() >= end {
                 return Ok(false);
             }
-            // The helper that entered the namespaces stops with a program that stops, perhaps only after
-            // it was killed, and would never see its end.
-            if let Some(helper) = Pid::from_raw(self.child.id().cast_signed()) {
-                let _ = kill_process(helper, Signal::CONT);
-            }
+            self.wake_helper();
             thread::sleep(Duration::from_millis(2));
         }
         Ok(true)
+    }
+
+    /// The helper that entered the namespaces stops with a program that stops, perhaps only after it was killed,
+    /// and would never see its end.
+    fn wake_helper(&self) {
+        if let Some(helper) = Pid::from_raw(self.child.id().cast_signed()) {
+            let _ = kill_process(helper, Signal::CONT);
+        }
     }
 
     /// Waits for its end.
@@ -210,6 +214,14 @@ impl Process {
     pub fn signal(&self, signal: Signal) -> Result<()> {
         let pid = Pid::from_raw(self.pid()?).context("a process id is not 0")?;
         kill_process(pid, signal).with_context(|| format!("cannot signal `{}`", self.command))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            self.wake_helper();
+        }
     }
 }
 
