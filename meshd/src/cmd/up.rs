@@ -74,9 +74,10 @@ fn who_is_late(globals: &Globals, error: CliError) -> CliError {
 
 fn coordinator_is_late(status: &Status) -> Option<CliError> {
     let c = status.coordinator.as_ref().filter(|c| !c.connected)?;
-    let why = if c.reason.is_empty() { String::new() } else { format!(": {}", c.reason) };
+    // A reason names the address that was tried.
+    let why = if c.reason.is_empty() { &c.address } else { &c.reason };
     Some(CliError {
-        message: format!("no connection to the coordinator {} in time{why}", c.address),
+        message: format!("no connection to the coordinator in time: {why}"),
         hint: "the daemon goes on trying: `meshd status` says when it is in; does the coordinator run, and is its \
                TCP port open?"
             .to_owned(),
@@ -232,14 +233,14 @@ mod tests {
     fn a_coordinator_that_is_away_is_not_the_daemons_fault() {
         let away = CoordinatorStatus {
             address: "203.0.113.1:443".into(),
-            reason: "connection refused".into(),
+            reason: "203.0.113.1:443: connection refused".into(),
             ..CoordinatorStatus::default()
         };
         let status = Status { coordinator: Some(away.clone()), ..Status::default() };
         let error = coordinator_is_late(&status).unwrap();
         assert_eq!(
             (error.message.as_str(), error.code),
-            ("no connection to the coordinator 203.0.113.1:443 in time: connection refused", 75)
+            ("no connection to the coordinator in time: 203.0.113.1:443: connection refused", 75)
         );
         let there = CoordinatorStatus { connected: true, ..away };
         assert!(coordinator_is_late(&Status { coordinator: Some(there), ..status }).is_none());
