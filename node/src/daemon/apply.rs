@@ -444,8 +444,7 @@ fn exit_problem(settings: &Settings, map: &NetworkMap) -> Option<Problem> {
             help: "see the names in `meshd status`, then `meshd set --exit-node NAME`".to_owned(),
         });
     };
-    let offers = |default| map.owners(default).any(|owner| owner == exit.id);
-    if offers(Prefix::DEFAULT_V4) || offers(Prefix::DEFAULT_V6) {
+    if offers_exit(map, exit.id) {
         return None;
     }
     let name = &exit.name;
@@ -461,7 +460,12 @@ fn exit_problem(settings: &Settings, map: &NetworkMap) -> Option<Problem> {
     })
 }
 
-/// The node that the user named as exit, if it is one.
+/// Whether `node` carries internet traffic for this node, of one family at least.
+pub(super) fn offers_exit(map: &NetworkMap, node: NodeId) -> bool {
+    [Prefix::DEFAULT_V4, Prefix::DEFAULT_V6].iter().any(|default| map.owners(*default).any(|o| o == node))
+}
+
+/// The node that the user named as exit, if there is one of that name.
 pub(super) fn exit_node(settings: &Settings, map: &NetworkMap) -> Option<NodeId> {
     let wanted = settings.exit_node.as_deref()?;
     peer_called(map, wanted).map(|peer| peer.id)
@@ -507,6 +511,7 @@ mod tests {
         let map = testmap::map(&[], &[("0.0.0.0/0", 8), ("192.168.1.0/24", 7)]);
         assert_eq!(exit_problem(&Settings::default(), &map), None, "none was chosen");
         assert_eq!(exit_problem(&chosen("vps", false), &map), None, "one family is an exit");
+        assert_eq!([NodeId(7), NodeId(8)].map(|node| offers_exit(&map, node)), [false, true]);
         let unknown = exit_problem(&chosen("nobody", false), &map).unwrap();
         assert!(
             unknown.what.contains("not in the mesh") && unknown.why.contains("is blocked"),

@@ -67,7 +67,8 @@ impl Daemon {
             });
         }
         if let Some(engine) = engine {
-            let exit = super::apply::exit_node(&self.intent.settings, &running.map);
+            let exit = super::apply::exit_node(&self.intent.settings, &running.map)
+                .filter(|exit| super::apply::offers_exit(&running.map, *exit));
             let use_of = UseOfRoutes {
                 accepted: self.intent.settings.accept_routes,
                 own: running.map.me.as_ref().map_or(&[], |me| &me.approved_routes),
@@ -156,7 +157,10 @@ fn self_status(running: &Running, engine: Option<&EngineStatus>) -> SelfStatus {
         udp_port: running.wire.port().into(),
         key_expires: me.key_expires.map(|t| t.0),
         home_relay: engine.and_then(|e| e.home_relay).map(|r| relay_name(map, r)).unwrap_or_default(),
-        draining: running.around.offer.borrow().draining,
+        draining: {
+            let offer = running.around.offer.borrow();
+            offer.draining && !offer.prefixes.is_empty()
+        },
     }
 }
 
