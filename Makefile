@@ -38,7 +38,7 @@ STEP := bash .ci/step
 LAB_OWN := interop torture
 LAB_TESTS := $(filter-out $(LAB_OWN),$(sort $(basename $(notdir $(wildcard tests/lab/tests/*.rs)))))
 
-.PHONY: help start host-dns nat-grid recovery cni demo demo-fresh test setup root build lint tidy deny unit web web-quick web-rows web-schema screenshots lab interop fuzz torture bulk bench bench-control bench-micro deb deb-test static clean gateway-swap
+.PHONY: help scenarios start host-dns nat-grid recovery cni demo demo-fresh test setup root build lint tidy deny unit web web-quick web-rows web-schema screenshots lab interop fuzz torture bulk bench bench-control bench-micro deb deb-test static clean gateway-swap
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -125,6 +125,10 @@ start: root build ## from `meshd up` to the first reply by name, REPEATS= times 
 
 host-dns: root build ## 100 SIGKILLs each: the host's DNS is as before, plain file and real systemd-resolved
 	@$(STEP) host-dns cargo test --locked -p meshd-lab --no-fail-fast --test host_dns -- --nocapture
+
+scenarios: root build ## every scenario of docs/scenarios.md that has a test, with its feature and without (ONLY="s4_2_ s4_3_")
+	@$(STEP) scenarios "$(CARGO_TARGET_DIR)/debug/scenarios" $(if $(ONLY),--some) docs/scenarios.md \
+	  cargo test --locked -p meshd-lab -p meshd-k8s --no-fail-fast -- --show-output $(or $(ONLY),s1_ s2_ s3_ s4_ s5_)
 
 recovery: root build ## how long traffic stands still when something breaks, REPEATS= times (20; 2 in CI)
 	@$(STEP) recovery "$(CARGO_TARGET_DIR)/debug/recovery" $(ROWS)

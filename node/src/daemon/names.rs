@@ -170,10 +170,12 @@ impl HostNames {
         &self.lan
     }
 
-    /// Whether names work as far as they ever will: `up` waits for it.
+    /// Whether names work as far as they do by themselves: `up` waits for it.
     pub(super) fn is_settled(&self) -> bool {
-        self.desired.borrow().is_none()
-            || !matches!(*self.handles.status.borrow(), HostDnsStatus::Off | HostDnsStatus::Waiting { .. })
+        let coming = |s: &HostDnsStatus| {
+            matches!(s, HostDnsStatus::Off | HostDnsStatus::Waiting { lasting: false, .. })
+        };
+        self.desired.borrow().is_none() || !coming(&self.handles.status.borrow())
     }
 
     pub(super) fn mode(&self) -> String {
@@ -192,7 +194,7 @@ impl HostNames {
         }
         match &*self.handles.status.borrow() {
             HostDnsStatus::NamesOnly { why }
-            | HostDnsStatus::Waiting { why }
+            | HostDnsStatus::Waiting { why, .. }
             | HostDnsStatus::Failed { why } => why.clone(),
             HostDnsStatus::Off | HostDnsStatus::Active { .. } => String::new(),
         }

@@ -23,6 +23,8 @@ use tokio_util::sync::CancellationToken;
 const ROUTINE: Duration = Duration::from_secs(30);
 /// How soon again when our resolver did not answer yet.
 const RETRY: Duration = Duration::from_secs(1);
+/// So many tries without an answer are no start-up any more.
+const LASTING: u32 = 3;
 /// How often the host's own way is tried after a switch; systemd-resolved needs a moment.
 const PROBES: u32 = 5;
 const PROBE_PAUSE: Duration = Duration::from_millis(200);
@@ -67,6 +69,8 @@ pub enum HostDnsStatus {
     Waiting {
         /// What the probe saw.
         why: String,
+        /// Whether it has been so for a while: something on this host is in the way.
+        lasting: bool,
     },
     /// It did not work; the host is as it was, or the text says what is not.
     Failed {
@@ -82,7 +86,7 @@ impl fmt::Display for HostDnsStatus {
             Self::Active { through, repairs: 0 } => write!(f, "through {through}"),
             Self::Active { through, repairs } => write!(f, "through {through}, repaired {repairs} times"),
             Self::NamesOnly { why } => write!(f, "names only: {why}"),
-            Self::Waiting { why } => write!(f, "not switched yet: {why}"),
+            Self::Waiting { why, .. } => write!(f, "not switched yet: {why}"),
             Self::Failed { why } => write!(f, "failed: {why}"),
         }
     }
@@ -120,6 +124,8 @@ pub struct HostDns {
     link: Option<LinkDns>,
     held: bool,
     repairs: u64,
+    /// How often in a row our resolver did not answer.
+    silent: u32,
     /// Tells that something else is desired by now: then nothing is waited for.
     newer: Option<watch::Receiver<Option<DnsDesired>>>,
     status: watch::Sender<HostDnsStatus>,
@@ -139,7 +145,17 @@ impl HostDns {
         let upstreams = detect(&place.root, None)?.upstreams(&place.root, &[]);
         let (status, status_rx) = watch::channel(HostDnsStatus::Off);
         let (previous, previous_rx) = watch::channel(upstreams);
-        let this = Self { place, lease, link: None, held: false, repairs: 0, newer: None, status, previous };
+        let this = Self {
+            place,
+            lease,
+            link: None,
+            held: false,
+            repairs: 0,
+            silent: 0,
+            newer: None,
+            status,
+            previous,
+        };
         Ok((this, Handles { status: status_rx, previous: previous_rx }))
     }
 
@@ -255,8 +271,10 @@ impl HostDns {
         }
         let server = SocketAddr::new(desired.resolver.v4.into(), self.place.dns_port);
         if let Err(why) = self.probe(server, desired).await {
-            return Ok(HostDnsStatus::Waiting { why });
+            self.silent = self.silent.saturating_add(1);
+            return Ok(HostDnsStatus::Waiting { why, lasting: self.silent >= LASTING });
         }
+        self.silent = 0;
         let repair = self.held;
         for change in &changes {
             self.apply(change, &detected, &mut journal).await?;

@@ -183,7 +183,13 @@ async fn a_resolver_that_does_not_answer_is_not_switched_to() {
     let before = host.content();
     let (mut lease, _handles) = host.lease().await;
     let status = lease.converge(&desired()).await.unwrap();
-    assert!(matches!(status, HostDnsStatus::Waiting { .. }), "{status}");
+    assert!(matches!(status, HostDnsStatus::Waiting { lasting: false, .. }), "{status}");
+    lease.converge(&desired()).await.unwrap();
+    let status = lease.converge(&desired()).await.unwrap();
+    assert!(
+        matches!(status, HostDnsStatus::Waiting { lasting: true, .. }),
+        "`up` waits for nothing: {status}"
+    );
     assert_eq!(host.content(), before);
     assert_eq!(host.files(), ["host-dns.lock", "resolv.conf"]);
 }

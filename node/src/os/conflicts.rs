@@ -223,19 +223,24 @@ fn explain(dropped: &Drop<'_>, probe: &Probe, purpose: Purpose, mesh: &MeshUse<'
         format!("{tool} 'insert rule {family} {table} {chain} {condition} \"{name}\" accept'")
     };
     let own_insert = || if probe.arrives_on == name.as_str() { insert("iifname") } else { insert("oifname") };
-    if dropped.by_address() {
+    if dropped.by_address() && mesh.prefixes.contains(probe.source) {
+        let (ip, range) = match probe.source {
+            IpAddr::V4(_) => ("ip", mesh.prefixes.v4.to_string()),
+            IpAddr::V6(_) => ("ip6", mesh.prefixes.v6.to_string()),
+        };
         return Conflict {
             kind: ConflictKind::AddressesDropped,
             what: by,
             why: format!(
-                "it drops packets from {} that arrive on {name}: nothing from the mesh reaches this host",
-                if probe.source.is_ipv4() {
-                    mesh.prefixes.v4.to_string()
-                } else {
-                    mesh.prefixes.v6.to_string()
-                }
+                "it drops packets from {range} that arrive on {name}, or from this host itself: nothing from the \
+                 mesh reaches this host, and its own questions do not reach its resolver"
             ),
-            help_command: own_insert(),
+            // By address as the rule itself: loopback is concerned, too. Our own table, which comes before,
+            // has dropped what claims such an address and arrives elsewhere.
+            help_command: match base.legacy {
+                Some(tool) => format!("{tool} -I {chain} -s {range} -j ACCEPT"),
+                None => format!("{NFT} 'insert rule {family} {table} {chain} {ip} saddr {range} accept'"),
+            },
         };
     }
     let help = match dropped.hook_owner() {

@@ -24,6 +24,7 @@ mod reap;
 
 pub mod grid;
 pub mod mesh;
+pub mod scenario;
 
 pub use capture::{Capture, Capturing, Packet, Transport, WireGuard};
 pub use clock::{now, wait_until, wait_within};
