@@ -15,10 +15,14 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
+    let json = cli.json;
     match cmd::run(cli) {
         Ok(code) => code,
         Err(error) => {
-            eprint!("{}", output::failure(&error, output::stderr_style()));
+            match json {
+                true => eprintln!("{:#}", output::failure_json(&error)),
+                false => eprint!("{}", output::failure(&error, output::stderr_style())),
+            }
             ExitCode::from(output::exit_code(&error))
         }
     }

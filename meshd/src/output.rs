@@ -88,10 +88,19 @@ pub(crate) fn stderr_style() -> Style {
 /// The lines for an error.
 pub(crate) fn failure(error: &anyhow::Error, style: Style) -> String {
     let mut text = format!("{} {error:#}\n", style.bad("error:"));
-    if let Some(hint) = error.downcast_ref::<CliError>().map(|e| &e.hint).filter(|h| !h.is_empty()) {
+    if let Some(hint) = hint(error) {
         let _ = writeln!(text, "{}  {hint}", style.bold("hint:"));
     }
     text
+}
+
+/// The same for a program: the fields of `meshd-coordinator`, too.
+pub(crate) fn failure_json(error: &anyhow::Error) -> serde_json::Value {
+    serde_json::json!({ "error": format!("{error:#}"), "hint": hint(error), "exit_status": exit_code(error) })
+}
+
+fn hint(error: &anyhow::Error) -> Option<&str> {
+    error.downcast_ref::<CliError>().map(|e| e.hint.as_str()).filter(|hint| !hint.is_empty())
 }
 
 /// The exit status for an error.

@@ -21,8 +21,9 @@ pub(crate) fn run(globals: &Globals, args: &Cleanup) -> anyhow::Result<ExitCode>
         meshd_node::steps::watch(config.stop_file);
     }
     meshd_node::cleanup(&args.state_dir)?;
-    if globals.json {
-        print_json(&serde_json::json!({ "cleaned": true }))?;
+    match globals.json {
+        true => print_json(&serde_json::json!({ "cleaned": true }))?,
+        false => println!("nothing that meshd set is left on this host"),
     }
     Ok(ExitCode::SUCCESS)
 }

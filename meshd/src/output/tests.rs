@@ -152,6 +152,8 @@ fn an_error_carries_its_hint_and_exit_status() {
     let error = anyhow::Error::new(CliError { message: "no root".into(), hint: "use sudo".into(), code: 77 });
     assert_eq!(failure(&error, Style::Plain), "error: no root\nhint:  use sudo\n");
     assert_eq!(exit_code(&error), 77);
+    let wanted = serde_json::json!({ "error": "no root", "hint": "use sudo", "exit_status": 77 });
+    assert_eq!(failure_json(&error), wanted);
 }
 
 #[test]
