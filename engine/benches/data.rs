@@ -2,15 +2,16 @@
 //!
 //! Sealing and opening run over real WireGuard sessions, in runs as the data threads make them; splitting
 //! and joining over one super-packet; route lookup and filter over tables of the sizes that the
-//! documentation names.
+//! documentation names; the connection table with a million flows.
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use meshd_engine::data::conntrack::{Conntrack, Inbound, Judgement};
 use meshd_engine::data::routes::{PeerRef, RouteTable};
 use meshd_engine::data::{
     Coalescer, DataSnapshot, Datagram, FromHost, Offload, Offloads, OpenSink, SealSink, SegmentKind, Split,
     Way, open_run, seal_run,
 };
-use meshd_engine::packet::{Packet, parse};
+use meshd_engine::packet::{Packet, parse, tcp_flag};
 use meshd_engine::session::wireguard::{WireGuard, WireGuardSession};
 use meshd_engine::{Destination, Engine, EngineConfig, Input, Source};
 use meshd_policy::{Filter, Flow, verdict};
@@ -312,5 +313,60 @@ fn filter(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, seal_and_open, split_and_coalesce, route_lookup, filter);
+/// A bare TCP packet.
+fn tcp(src: (Ipv4Addr, u16), dst: (Ipv4Addr, u16), flags: u8) -> Packet {
+    let mut p = [0; 40];
+    p[..4].copy_from_slice(&[0x45, 0, 0, 40]);
+    p[8..10].copy_from_slice(&[64, 6]);
+    p[12..16].copy_from_slice(&src.0.octets());
+    p[16..20].copy_from_slice(&dst.0.octets());
+    p[20..22].copy_from_slice(&src.1.to_be_bytes());
+    p[22..24].copy_from_slice(&dst.1.to_be_bytes());
+    p[32..34].copy_from_slice(&[0x50, flags]);
+    parse(&p).expect("a packet")
+}
+
+/// The connection table with a million connections that both sides use: how many it holds, in how much memory,
+/// and what finding one costs.
+fn conntrack(c: &mut Criterion) {
+    let before = resident();
+    let table = Conntrack::new([5; 16]);
+    let peer = NodeId(2);
+    let when = |stamp: u64| Judgement { generation: 1, stamp };
+    let both_ends = |i: u32| {
+        let [a, b, c, d] = i.to_be_bytes();
+        ((addrs(1).v4, 20_000 + u16::from(a)), (Ipv4Addr::new(10, b, c, d), 443))
+    };
+    let (syn, ack) = (tcp_flag::SYN, tcp_flag::ACK);
+    for i in 0..FLOWS {
+        let (own, other) = both_ends(i);
+        let stamp = 1 + u64::from(i / 1000);
+        table.outbound(&tcp(own, other, syn), when(stamp), |_| None, |_| Some(peer));
+        table.inbound(&tcp(other, own, syn | ack), peer, when(stamp), |_| None);
+    }
+    let passes = |i: u32, stamp: u64| {
+        let (own, other) = both_ends(i);
+        table.inbound(&tcp(other, own, ack), peer, when(stamp), |_| None).outcome == Inbound::Pass
+    };
+    let kept = (0..FLOWS).filter(|i| passes(*i, 2_000)).count();
+    println!(
+        "conntrack: {kept} of {FLOWS} flows kept, {} MiB resident for them",
+        (resident() - before) >> 20
+    );
+    let mut next = numbers().map(|n| n % FLOWS);
+    c.bench_function("conntrack/find in 1,000,000 flows", |b| {
+        b.iter(|| passes(next.next().expect("without end"), 2_000));
+    });
+}
+
+/// Flows in the connection table.
+const FLOWS: u32 = 1_000_000;
+
+/// Resident bytes of this process.
+fn resident() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    statm.split_whitespace().nth(1).and_then(|n| n.parse::<usize>().ok()).unwrap_or(0) * 4096
+}
+
+criterion_group!(benches, seal_and_open, split_and_coalesce, route_lookup, filter, conntrack);
 criterion_main!(benches);

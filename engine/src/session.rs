@@ -170,9 +170,12 @@ pub enum OpenError {
     /// No key pair of that index.
     #[error("no key pair of that index")]
     NoKeyPair,
-    /// Seen before, or too old to tell.
+    /// Seen before.
     #[error("replayed")]
     Replayed,
+    /// So late that it cannot be told whether it was seen before.
+    #[error("too late")]
+    TooLate,
     /// Forged, corrupted, or for another key.
     #[error("not authentic")]
     NotAuthentic,

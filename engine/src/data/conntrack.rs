@@ -6,9 +6,9 @@
 //! flow that is no longer allowed stays in the table as *cut*: otherwise the next packet of the local
 //! end would begin it anew from this side, and its peer's packets would pass as replies.
 //!
-//! The table is bounded: 16 shards, each with a lock of its own, sets of 8 entries in which the oldest
-//! makes room; fragments and flows that nobody answered go before those that live. Hashing is keyed, so
-//! that a stranger cannot aim at one set.
+//! The table is bounded: 16 shards, each with a lock of its own, sets of 8 entries of which each flow has two and
+//! in which the oldest makes room; fragments and flows that nobody answered go before those that live. Hashing is
+//! keyed, so that a stranger cannot aim at one set.
 
 mod table;
 
@@ -21,7 +21,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use table::{Entry, Shard};
 
 const SHARDS: usize = 16;
-/// Flows that are kept at most: about 100 MB when all are in use, little while few are.
+/// Flows that are kept at most: about 110 MB when all are in use, little while few are. A table full of flows that
+/// both sides use may become twice as large: a million of those are kept in 220 MB.
 const MAX_FLOWS: usize = 1 << 20;
 
 /// Sets of a shard that are judged again under one lock.

@@ -18,8 +18,10 @@ pub enum DropReason {
     UnknownIndex,
     /// The session refused it: forged, or of a key that has ended.
     NotAuthentic,
-    /// Seen before: a copy that came another way, or a replay; or too old to tell.
+    /// Seen before: a copy that came another way, or a replay.
     Replayed,
+    /// So much later than its successors that it cannot be told from a replay.
+    TooLate,
     /// The peer is not entitled to that source address.
     PeerSource,
     /// The destination is neither this node nor behind it.
@@ -40,7 +42,7 @@ pub enum DropReason {
     BadHandshake,
 }
 
-const REASONS: [(DropReason, &str); 16] = [
+const REASONS: [(DropReason, &str); 17] = [
     (DropReason::Malformed, "malformed"),
     (DropReason::NoRoute, "no_route"),
     (DropReason::OwnSource, "own_source"),
@@ -48,6 +50,7 @@ const REASONS: [(DropReason, &str); 16] = [
     (DropReason::UnknownIndex, "unknown_index"),
     (DropReason::NotAuthentic, "not_authentic"),
     (DropReason::Replayed, "replayed"),
+    (DropReason::TooLate, "too_late"),
     (DropReason::PeerSource, "peer_source"),
     (DropReason::NotForUs, "not_for_us"),
     (DropReason::Denied, "denied"),

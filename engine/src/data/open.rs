@@ -135,6 +135,10 @@ impl<'s, S: Session> Run<'s, S> {
                 counters.count(DropReason::Replayed);
                 return;
             }
+            Err(OpenError::TooLate) => {
+                counters.count(DropReason::TooLate);
+                return;
+            }
             Err(_) => {
                 counters.count(DropReason::NotAuthentic);
                 return;

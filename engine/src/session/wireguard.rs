@@ -245,9 +245,8 @@ impl WireGuardSession {
 
 const fn refused(error: &WireGuardError) -> OpenError {
     match error {
-        WireGuardError::DuplicateCounter
-        | WireGuardError::InvalidCounter
-        | WireGuardError::WrongTai64nTimestamp => OpenError::Replayed,
+        WireGuardError::DuplicateCounter | WireGuardError::WrongTai64nTimestamp => OpenError::Replayed,
+        WireGuardError::InvalidCounter => OpenError::TooLate,
         WireGuardError::NoCurrentSession | WireGuardError::WrongIndex => OpenError::NoKeyPair,
         WireGuardError::DestinationBufferTooSmall => OpenError::NoRoom,
         WireGuardError::IncorrectPacketLength

@@ -25,6 +25,7 @@ mod start;
 mod table;
 mod thousand;
 mod underlay;
+mod userspace;
 
 use anyhow::{Context, Result};
 use meshd_lab::{Lab, now};
@@ -56,6 +57,9 @@ fn main() -> Result<()> {
     }
     if settings.wants("thousand") && settings.contestants.contains(&contestant::Kind::Meshd) {
         thousand::measure(settings.idle_seconds, &mut samples).context("with 1,000 peers")?;
+    }
+    if settings.wants("userspace") && settings.contestants.contains(&contestant::Kind::Meshd) {
+        userspace::measure(settings.rounds, &mut samples).context("userspace mode")?;
     }
     if settings.wants("idle") {
         measure::idle(&running, settings.idle_seconds, &mut samples)?;

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// What can be measured.
-pub(crate) const MEASURES: [&str; 5] = ["tcp", "udp", "ping", "idle", "thousand"];
+pub(crate) const MEASURES: [&str; 6] = ["tcp", "udp", "ping", "idle", "thousand", "userspace"];
 
 /// One run.
 #[derive(Debug)]

@@ -9,6 +9,7 @@ use crate::samples::Samples;
 use crate::start::FIRST_PING;
 use crate::thousand;
 use crate::underlay::Underlay;
+use crate::userspace;
 use std::collections::BTreeMap;
 
 /// What the table shows of each underlay, in this order.
@@ -41,6 +42,8 @@ fn once() -> Vec<String> {
     all.extend(["threads", measure::IDLE_CPU, measure::IDLE_WAKEUPS, bound::HANDSHAKES].map(str::to_owned));
     all.extend(["RSS", "PSS"].map(|what| memory_metric(what, thousand::WHEN)));
     all.extend([thousand::CPU, thousand::WAKEUPS, thousand::JOIN].map(str::to_owned));
+    all.extend(userspace::WAYS.map(str::to_owned));
+    all.push(userspace::MEMORY.to_owned());
     all
 }
 

@@ -91,6 +91,38 @@ fn out_of_order(host: &Host) -> Result<u64> {
     kernel(host, "netstat", "TcpExt:", "TCPOFOQueue")
 }
 
+/// What the kernel counts as lost or out of order around a transfer from `a` to `b`, by name: sockets, devices,
+/// and the queue of packets that wait for a core, which all namespaces share.
+fn kernel_losses(a: &Host, b: &Host) -> Result<Vec<(String, u64)>> {
+    let mut all = Vec::new();
+    for (side, host) in [("a", a), ("b", b)] {
+        for name in ["RcvbufErrors", "SndbufErrors", "InErrors"] {
+            all.push((format!("{side} UDP {name}"), kernel(host, "snmp", "Udp:", name)?));
+        }
+        for name in ["TCPOFOQueue", "TCPDSACKRecv", "TCPSACKReorder", "TCPTimeouts", "TCPLostRetransmit"] {
+            all.push((format!("{side} {name}"), kernel(host, "netstat", "TcpExt:", name)?));
+        }
+        for device in ["eth0", "mesh0"] {
+            for name in ["tx_dropped", "rx_dropped"] {
+                let count = host.sh(&format!("cat /sys/class/net/{device}/statistics/{name}"))?;
+                all.push((format!("{side} {device} {name}"), count.trim().parse()?));
+            }
+        }
+    }
+    let softnet = a.sh("cat /proc/net/softnet_stat")?;
+    let dropped = softnet.lines().filter_map(|line| line.split_whitespace().nth(1));
+    let dropped = dropped.filter_map(|hex| u64::from_str_radix(hex, 16).ok()).sum();
+    all.push(("backlog of the cores".to_owned(), dropped));
+    Ok(all)
+}
+
+/// What of it has grown.
+fn grown(before: &[(String, u64)], after: &[(String, u64)]) -> String {
+    let grown = before.iter().zip(after).filter(|((_, b), (_, a))| a > b);
+    let grown: Vec<String> = grown.map(|((name, b), (_, a))| format!("{name} {}", a - b)).collect();
+    if grown.is_empty() { "nothing".to_owned() } else { grown.join(", ") }
+}
+
 /// What this node dropped, except copies: handshakes and probes go several ways at once, and the second
 /// one to arrive is refused.
 fn drops(host: &Host) -> Result<Vec<String>> {
@@ -112,14 +144,17 @@ fn nothing_is_lost_or_reordered_by_us_and_keys_are_renewed_meanwhile() -> Result
     for offload in ["tun_tcp", "udp_gso", "udp_gro"] {
         assert!(in_use(&two.a, offload)?, "{offload} is not in use on this kernel");
     }
-    let before = resent(&two.a)?;
+    let (before, lost) = (resent(&two.a)?, kernel_losses(&two.a, &two.b)?);
     two.transfer(two.b4, bulk_mib() / 4, 4, "without a tunnel")?;
     let plain = resent(&two.a)? - before;
+    let without = kernel_losses(&two.a, &two.b)?;
+    println!("the kernel counted: {}", grown(&lost, &without));
     let (before, early) = (resent(&two.a)?, out_of_order(&two.b)?);
     let dropped = [drops(&two.a)?, drops(&two.b)?];
     two.transfer(mesh, bulk_mib() / 4, 4, "through the mesh, 4 data threads")?;
     let ours = resent(&two.a)? - before;
     let early = out_of_order(&two.b)? - early;
+    println!("the kernel counted: {}", grown(&without, &kernel_losses(&two.a, &two.b)?));
     println!(
         "resent: {ours} segments, without a tunnel {plain} (wanted: at most {} more); {early} came before one \
          that they follow",

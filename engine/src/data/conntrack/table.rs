@@ -1,4 +1,5 @@
-//! One shard of the table: sets of 8 entries, growing up to a bound; in a full set the oldest goes.
+//! One shard of the table: sets of 8 entries, of which each flow has two, growing up to a bound; where both are full
+//! the oldest goes.
 
 use super::{Begun, Judgement, Key, RuleMark, Standing, TCP, Tuple, idle};
 use crate::packet::{ICMP, ICMPV6, Packet, UDP, Upper, tcp_flag};
@@ -127,69 +128,89 @@ impl Entry {
 pub(super) struct Shard {
     /// A power of two.
     sets: Vec<[Option<Entry>; WAYS]>,
-    max_sets: usize,
+    /// Up to here it grows for anybody.
+    usual_sets: usize,
 }
 
 impl Shard {
-    /// An empty one that grows up to about `flows`.
+    /// An empty one that grows up to about `flows`, and up to twice that for flows that both sides use: a scan
+    /// cannot make it do so.
     pub(super) fn new(flows: usize) -> Self {
-        let max_sets = (flows / WAYS).next_power_of_two().max(FIRST_SETS);
-        Self { sets: vec![[const { None }; WAYS]; FIRST_SETS], max_sets }
+        let usual_sets = (flows / WAYS).next_power_of_two().max(FIRST_SETS);
+        Self { sets: vec![[const { None }; WAYS]; FIRST_SETS], usual_sets }
     }
 
-    fn set_of(&self, hash: u64) -> usize {
-        usize::try_from(hash & (self.sets.len() as u64 - 1)).unwrap_or(0)
+    /// The two sets that may hold an entry. The choice lets sets fill evenly, so that the table grows when it is
+    /// full and not when one set is.
+    fn sets_of(&self, hash: u64) -> [usize; 2] {
+        let mask = self.sets.len() as u64 - 1;
+        [hash, hash >> 32].map(|hash| usize::try_from(hash & mask).unwrap_or(0))
     }
 
     /// The live entry of `key`; an expired one is removed.
     pub(super) fn find(&mut self, hash: u64, key: &Key, stamp: u64) -> Option<&mut Entry> {
-        let set = self.set_of(hash);
-        let way = self.sets[set]
-            .iter_mut()
-            .find(|e| e.as_ref().is_some_and(|e| e.hash == hash && e.key == *key))?;
-        if way.as_ref().is_some_and(|e| e.is_expired(stamp)) {
-            *way = None;
+        let (set, way) = self.place_of(hash, key)?;
+        let place = &mut self.sets[set][way];
+        if place.as_ref().is_some_and(|e| e.is_expired(stamp)) {
+            *place = None;
         }
-        way.as_mut()
+        place.as_mut()
+    }
+
+    /// Where the entry of `key` is: set and way.
+    fn place_of(&self, hash: u64, key: &Key) -> Option<(usize, usize)> {
+        let same = |e: &Option<Entry>| e.as_ref().is_some_and(|e| e.hash == hash && e.key == *key);
+        self.sets_of(hash).into_iter().find_map(|set| Some((set, self.sets[set].iter().position(same)?)))
     }
 
     /// Puts `entry` in, in place of one with the same key, else in a free or expired place, else in a
     /// bigger table, else in the place of the oldest.
     pub(super) fn insert(&mut self, entry: Entry, stamp: u64) -> &mut Entry {
         loop {
-            let set = self.set_of(entry.hash);
-            let place = self.place(set, &entry, stamp);
-            if place.is_none() && self.sets.len() < self.max_sets {
+            let sets = self.sets_of(entry.hash);
+            let place = self.place_of(entry.hash, &entry.key).or_else(|| self.free_place(sets, stamp));
+            if place.is_none() && self.may_grow(sets) {
                 self.grow();
                 continue;
             }
-            let way = place.unwrap_or_else(|| self.oldest(set));
+            let (set, way) = place.unwrap_or_else(|| self.oldest(sets));
             return self.sets[set][way].insert(entry);
         }
     }
 
-    fn place(&self, set: usize, entry: &Entry, stamp: u64) -> Option<usize> {
-        let ways = &self.sets[set];
-        let same = |e: &Option<Entry>| e.as_ref().is_some_and(|e| e.hash == entry.hash && e.key == entry.key);
+    /// A free or expired place, in the set that has more of them.
+    fn free_place(&self, sets: [usize; 2], stamp: u64) -> Option<(usize, usize)> {
         let free = |e: &Option<Entry>| e.as_ref().is_none_or(|e| e.is_expired(stamp));
-        ways.iter().position(same).or_else(|| ways.iter().position(free))
+        let count = |set: usize| self.sets[set].iter().filter(|e| free(e)).count();
+        let set = if count(sets[1]) > count(sets[0]) { sets[1] } else { sets[0] };
+        Some((set, self.sets[set].iter().position(free)?))
     }
 
-    /// The least recently used way; what both sides use goes after the rest, flows that were cut last.
-    fn oldest(&self, set: usize) -> usize {
+    fn may_grow(&self, sets: [usize; 2]) -> bool {
+        let all_live = || sets.iter().flat_map(|set| &self.sets[*set]).flatten().all(Entry::lives);
+        self.sets.len() < self.usual_sets || (self.sets.len() < self.usual_sets * 2 && all_live())
+    }
+
+    /// The least recently used place; what both sides use goes after the rest, flows that were cut last.
+    fn oldest(&self, sets: [usize; 2]) -> (usize, usize) {
         let rank = |e: &Option<Entry>| e.as_ref().map(|e| (e.standing == Standing::Cut, e.lives(), e.last));
-        let ways = self.sets[set].iter().enumerate();
-        ways.min_by_key(|(_, e)| rank(e)).map_or(0, |(i, _)| i)
+        let places = sets.into_iter().flat_map(|set| (0..WAYS).map(move |way| (set, way)));
+        places.min_by_key(|(set, way)| rank(&self.sets[*set][*way])).unwrap_or((sets[0], 0))
     }
 
     /// Doubles the sets. Every set splits in two, so all entries find a place.
     fn grow(&mut self) {
         let bigger = vec![[const { None }; WAYS]; self.sets.len() * 2];
         let old = std::mem::replace(&mut self.sets, bigger);
-        for entry in old.into_iter().flatten().flatten() {
-            let set = self.set_of(entry.hash);
-            if let Some(way) = self.sets[set].iter_mut().find(|e| e.is_none()) {
-                *way = Some(entry);
+        let mask = old.len() - 1;
+        for (before, entries) in old.into_iter().enumerate() {
+            for entry in entries.into_iter().flatten() {
+                // It stays with the choice that it had.
+                let [first, second] = self.sets_of(entry.hash);
+                let set = if first & mask == before { first } else { second };
+                if let Some(way) = self.sets[set].iter_mut().find(|e| e.is_none()) {
+                    *way = Some(entry);
+                }
             }
         }
     }

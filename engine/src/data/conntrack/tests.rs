@@ -234,6 +234,32 @@ fn the_table_is_bounded_and_the_oldest_makes_room() {
 }
 
 #[test]
+fn flows_that_both_sides_use_find_room_up_to_twice_the_usual() {
+    let t = Conntrack::with_limit([7; 16], 16_384);
+    let ends = |i: u32| {
+        let [_, b, c, d] = i.to_be_bytes();
+        ([10, b, c, d], (5000, 443))
+    };
+    for i in 0..16_000 {
+        let (other, ports) = ends(i);
+        t.outbound(&tcp(A, other, ports, SYN), at(1, 1), no, to_peer);
+        judge(&t, &tcp(other, A, (ports.1, ports.0), SYN | ACK), PEER, at(1, 1), no);
+    }
+    let kept = |i: &u32| {
+        let (other, ports) = ends(*i);
+        judge(&t, &tcp(other, A, (ports.1, ports.0), ACK), PEER, at(1, 2), no) == Inbound::Pass
+    };
+    let kept = (0..16_000).filter(kept).count();
+    assert!(kept > 15_990, "{kept} of 16000 flows were kept");
+    for i in 16_000..100_000 {
+        let (other, ports) = ends(i);
+        t.outbound(&tcp(A, other, ports, SYN), at(1, 3), no, to_peer);
+        judge(&t, &tcp(other, A, (ports.1, ports.0), SYN | ACK), PEER, at(1, 3), no);
+    }
+    assert!(t.len() <= 2 * 16_384, "{}", t.len());
+}
+
+#[test]
 fn a_redirect_and_neighbour_discovery_never_come_in_whatever_the_policy_allows() {
     let (table, when) = (table(), Judgement { generation: 1, stamp: 1 });
     let kinds = |protocol: u8, kinds: std::ops::RangeInclusive<u8>| {

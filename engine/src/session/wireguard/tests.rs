@@ -49,6 +49,31 @@ fn the_trait_holds_what_it_promises() {
 }
 
 #[test]
+fn a_packet_behind_more_successors_than_the_window_holds_is_too_late_and_not_a_replay() {
+    let (mut a, mut b) = (session(1, 2), session(2, 1));
+    let (mut replies, mut keepalive, mut out) = (Vec::new(), Vec::new(), [0; 256]);
+    let initiation = a.initiate(now()).unwrap();
+    b.handshake(&initiation, &mut replies, now()).unwrap();
+    a.handshake(&replies[0], &mut keepalive, now()).unwrap();
+    b.open(&keepalive[0], &mut out, now()).unwrap();
+    let mut sealed = || {
+        let mut datagram = vec![0; 72];
+        a.seal(&ip_packet(40), &mut datagram, now()).unwrap();
+        datagram
+    };
+    let (late, reordered) = (sealed(), sealed());
+    for _ in 0..1023 {
+        b.open(&sealed(), &mut out, now()).unwrap();
+    }
+    assert_eq!(b.open(&late, &mut out, now()), Err(OpenError::TooLate));
+    assert_eq!(
+        b.open(&reordered, &mut out, now()),
+        Ok(Opened::Packet(40)),
+        "among the last 1024 it is told from a replay"
+    );
+}
+
+#[test]
 fn an_initiation_is_identified_before_anything_is_believed() {
     let mut a = session(1, 2);
     let initiation = a.initiate(now()).unwrap();
