@@ -35,15 +35,12 @@ if ! cargo fuzz build --fuzz-dir . --sanitizer none --features fuzzing >"$log" 2
 fi
 echo "built in $((SECONDS - started)) s"
 
-failed=0
-for target in "${targets[@]}"; do
-  scratch="$CARGO_TARGET_DIR/corpus/$target"
-  log="$CARGO_TARGET_DIR/$target.log"
+# One target, to the end; its line goes to a file, so that the lines come in the order of the list.
+fuzz() {
+  local target=$1 log="$CARGO_TARGET_DIR/$1.log" scratch="$CARGO_TARGET_DIR/corpus/$1" status=0 dictionary=() runs cover seeds
   mkdir -p "$scratch" "artifacts/$target"
-  # The time is bounded twice: by libFuzzer, and from outside should a single input never return.
-  status=0
-  dictionary=()
   [[ -f "$target.dict" ]] && dictionary=("-dict=$target.dict")
+  # The time is bounded twice: by libFuzzer, and from outside should a single input never return.
   timeout --kill-after=10 $((seconds + 60)) "$CARGO_TARGET_DIR/$host/release/$target" \
     "$scratch" "corpus/$target" -artifact_prefix="artifacts/$target/" -max_total_time="$seconds" "${dictionary[@]}" \
     -timeout=10 -rss_limit_mb=2048 -max_len=65536 -print_final_stats=1 >"$log" 2>&1 || status=$?
@@ -53,9 +50,25 @@ for target in "${targets[@]}"; do
   if [[ $status -eq 0 && "${runs:-0}" -gt 0 ]]; then
     echo "$target: no finding in $seconds s, $runs runs, $cover edges, $seeds inputs committed"
   else
-    failed=1
     echo "$target: FINDING (exit status $status), see $log and artifacts/$target/"
     grep -aE "panicked at|ERROR|assertion|SUMMARY" "$log" | head -5 || true
+    return 1
   fi
+}
+
+# As many at once as there are cores: each target uses one.
+failed=0
+said="$(mktemp -d)"
+trap 'rm -rf "$said"' EXIT
+cores="$(nproc)"
+for ((at = 0; at < ${#targets[@]}; at += cores)); do
+  some=("${targets[@]:at:cores}")
+  jobs=()
+  for target in "${some[@]}"; do
+    fuzz "$target" >"$said/$target" 2>&1 &
+    jobs+=($!)
+  done
+  for job in "${jobs[@]}"; do wait "$job" || failed=1; done
+  for target in "${some[@]}"; do cat "$said/$target"; done
 done
 exit "$failed"
