@@ -38,10 +38,10 @@ STEP := bash .ci/step
 LAB_OWN := interop torture
 LAB_TESTS := $(filter-out $(LAB_OWN),$(sort $(basename $(notdir $(wildcard tests/lab/tests/*.rs)))))
 
-.PHONY: help scenarios start host-dns nat-grid recovery cni demo demo-fresh test setup root build lint tidy deny unit web web-quick web-rows web-schema screenshots lab interop fuzz torture bulk bench bench-control bench-micro deb deb-test static clean gateway-swap
+.PHONY: help scenarios start host-dns nat-grid recovery cni k8s k8s-up demo demo-fresh test setup root build lint tidy deny unit web web-quick web-rows web-schema screenshots lab interop fuzz torture bulk bench bench-control bench-micro deb deb-test static clean gateway-swap
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
+	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  make \1\t/' | expand -t 24
 	@echo "  build output: $(CARGO_TARGET_DIR)"
 
 demo: root setup build ## a small internet on this machine, the four commands, and what is on the wire
@@ -113,6 +113,13 @@ lab: root build ## end-to-end tests on real kernels, in network namespaces
 cni: root build ## meshd-cni with the specification's cnitool: each rule of its commands, 50 pods at once, kill -9
 	@$(STEP) cni-tools bash tests/k8s/tools/build
 	@MESHD_K8S_TOOLS=$$(bash tests/k8s/tools/build) $(STEP) cni cargo test --locked -p meshd-lab -p meshd-k8s --no-fail-fast --test cni -- --test-threads=4
+
+k8s: root build ## a real control plane, pods by meshd-cni, Services by the real kube-proxy in both modes (needs Go; first build 10-20 min)
+	@$(STEP) k8s-tools bash tests/k8s/control-plane/build
+	@MESHD_K8S_CONTROL_PLANE=$$(bash tests/k8s/control-plane/build) $(STEP) k8s cargo test --locked -p meshd-lab -p meshd-k8s --no-fail-fast --test cluster -- --test-threads=2
+
+k8s-up: root build ## a Kubernetes to play with, until Ctrl-C: NODES= nodes (2), PROXY=nftables or iptables
+	@MESHD_K8S_CONTROL_PLANE=$$(bash tests/k8s/control-plane/build) "$(CARGO_TARGET_DIR)/debug/k8s-up" $(or $(NODES),2) $(or $(PROXY),nftables)
 
 bulk: root build ## 10 GiB (BULK_MIB=) through the mesh, every byte compared, while links flap and keys change
 	@BULK_MIB=$(or $(BULK_MIB),10240) $(STEP) bulk cargo test --locked -p meshd-lab --no-fail-fast --test bulk -- --nocapture --test-threads=1
