@@ -38,7 +38,7 @@ STEP := bash .ci/step
 LAB_OWN := interop torture
 LAB_TESTS := $(filter-out $(LAB_OWN),$(sort $(basename $(notdir $(wildcard tests/lab/tests/*.rs)))))
 
-.PHONY: help scenarios start host-dns nat-grid recovery cni k8s k8s-up demo demo-fresh test setup root build lint tidy deny unit web web-quick web-rows web-schema screenshots lab interop fuzz torture bulk bench bench-control bench-micro deb deb-test static clean gateway-swap
+.PHONY: help scenarios start host-dns nat-grid recovery cni k8s k8s-up demo demo-fresh test setup root build lint tidy deny unit web web-quick web-rows web-first web-schema screenshots lab interop fuzz torture bulk bench bench-control bench-dns bench-micro deb deb-test static clean gateway-swap
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  make \1\t/' | expand -t 24
@@ -94,6 +94,10 @@ web-rows: build ## server time of the pages and the API with ROWS= nodes (10000)
 	@bash .ci/setup chromium:chromium node:nodejs npm:npm
 	@$(STEP) web-build cargo build --locked --workspace --bins --example seed --example userspace_pair
 	@$(STEP) web-rows bash tests/web/run.sh --rows "$(or $(ROWS),10000)"
+
+web-first: root build ## a new user's first mesh from the printed link, by the pages, against the clock
+	@bash .ci/setup chromium:chromium node:nodejs npm:npm
+	@$(STEP) web-first bash tests/web/run.sh --first
 
 web-schema: build ## random requests made from the API's description (EXAMPLES= for each operation, 40): no 5xx
 	@python3 -c "import ensurepip" 2>/dev/null || bash .ci/setup python3-with-venv:python3-venv
@@ -157,6 +161,11 @@ bench-control: build ## the control plane with SIZES= simulated nodes (100 1000 
 
 gateway-swap: ## a gateway's configuration changes every 100 ms under load for a minute: 0 failed requests
 	@GATEWAY_SWAP_SECONDS=60 $(STEP) gateway-swap cargo test --locked -p meshd-gateway --test swap a_change -- --nocapture
+
+bench-dns: ## CPU time of a name beside NSD, unbound, dnsmasq and a bare echo (ROUNDS= 7, SLICE_MS= 1000), overload
+	@bash .ci/setup unbound:unbound nsd:nsd dnsmasq:dnsmasq-base
+	@$(STEP) bench-dns-build cargo build --locked --release -p meshd-bench-dns --bins
+	@$(STEP) bench-dns "$(CARGO_TARGET_DIR)/release/meshd-bench-dns"
 
 bench-micro: ## nanoseconds of the packet path: seal, open, split, coalesce, routes, filter
 	@$(STEP) bench-micro cargo bench --locked -p meshd-engine --bench data

@@ -6,6 +6,7 @@
 
 mod accept;
 mod ask;
+mod batch;
 mod gate;
 mod pace;
 mod resolve;

@@ -10,7 +10,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 seconds="${1:-60}"
 [[ "$seconds" =~ ^[1-9][0-9]*$ ]] || { echo "usage: run.sh [SECONDS [TARGET…]]: SECONDS is a whole number above 0" >&2; exit 2; }
 shift $(($# > 0 ? 1 : 0))
-all=(policy control_frame token stun packet segments probe relay_frame gateway_wire socks5 http_proxy)
+all=(policy control_frame token stun packet segments probe relay_frame gateway_wire socks5 http_proxy dns_query dns_reply)
 targets=("${@:-${all[@]}}")
 for target in "${targets[@]}"; do
   [[ -f "fuzz_targets/$target.rs" ]] || { echo "no target \`$target\`: there are ${all[*]}" >&2; exit 2; }

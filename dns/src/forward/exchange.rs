@@ -38,6 +38,8 @@ pub(crate) async fn over_udp(to: Upstream, question: &[u8], question_end: usize)
     let socket = UdpSocket::from_std(socket.into())?;
     socket.send(question).await?;
     let answer = async {
+        // Who waits holds no room for a reply: hundreds may, when upstreams are silent.
+        socket.readable().await?;
         let mut buffer = vec![0; MAX_REPLY];
         let mut other_case = false;
         for _ in 0..MAX_STRAYS {
@@ -45,6 +47,7 @@ pub(crate) async fn over_udp(to: Upstream, question: &[u8], question_end: usize)
             match wire::judge(question, question_end, &buffer[..len]) {
                 Verdict::Ours => {
                     buffer.truncate(len);
+                    buffer.shrink_to_fit();
                     return Ok(wire::sort(buffer));
                 }
                 Verdict::OtherCase => {

@@ -69,7 +69,7 @@ impl Names {
 
         let started = clock::now();
         let mut reply = Vec::new();
-        if let AtOnce::Wait(open) = self.at_once(side, &packet, &mut reply) {
+        if let AtOnce::Wait(open) = self.at_once(side, &packet, &mut reply, started) {
             reply = self.in_time(side, *open, None).await;
         }
         let took = clock::now().saturating_duration_since(started);

@@ -20,7 +20,7 @@ use meshd_proto::{MeshAddrs, NetworkMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long a client waits for upstreams when an old answer is at hand (RFC 8767 §5: 1.8 s).
 const STALE_AFTER: Duration = Duration::from_millis(1800);
@@ -195,12 +195,12 @@ impl Names {
 
     /// Answers a packet from what is known: zones and cache. The reply, if any, is in `out`, ready for
     /// UDP.
-    pub(super) fn at_once(&self, side: &Side, packet: &[u8], out: &mut Vec<u8>) -> AtOnce {
+    pub(super) fn at_once(&self, side: &Side, packet: &[u8], out: &mut Vec<u8>, now: Instant) -> AtOnce {
         out.clear();
         let question = Question::read(packet);
         let mut ending = false;
         if let Some(question) = &question {
-            match side.look(question, packet, clock::now(), out) {
+            match side.look(question, packet, now, out) {
                 Looked::Fresh => {
                     count(&self.counters.cached);
                     cut(out, question.question_end, question.udp_limit);

@@ -23,6 +23,9 @@ use meshd_proto::{
 };
 use std::path::Path;
 
+#[path = "seeds/names.rs"]
+mod names;
+
 const NETWORK: NetworkId = NetworkId::from_bytes([1; 16]);
 
 fn main() -> std::io::Result<()> {
@@ -38,6 +41,8 @@ fn main() -> std::io::Result<()> {
         ("gateway_wire", gateway_wire()),
         ("socks5", socks5()),
         ("http_proxy", http_proxy()),
+        ("dns_query", names::dns_query()),
+        ("dns_reply", names::dns_reply()),
     ] {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
         std::fs::create_dir_all(&folder)?;
@@ -490,13 +495,16 @@ fn probe() -> Seeds {
         ("ping", Content::Ping),
         ("pong", Content::Pong { observed: Some(endpoints[0]) }),
         ("pong-relayed", Content::Pong { observed: None }),
-        ("candidates", Content::Candidates(Whereabouts {
+        (
+            "candidates",
+            Content::Candidates(Whereabouts {
                 home_relay: Some(RelayId(1)),
                 backup_relay: Some(RelayId(2)),
                 mapping: Mapping::Dependent,
                 mapped: endpoints.first().copied(),
                 endpoints,
-            })),
+            }),
+        ),
         ("candidates-none", Content::Candidates(Whereabouts::default())),
         ("meet", Content::Meet { round: 1 }),
     ];

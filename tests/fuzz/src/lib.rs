@@ -8,6 +8,7 @@
 mod control;
 mod datagram;
 mod gateway;
+mod names;
 mod packet;
 mod policy;
 mod proxy;
@@ -17,6 +18,7 @@ mod token;
 pub use control::control_frame;
 pub use datagram::{probe, probe_parties, relay_frame, stun};
 pub use gateway::gateway_wire;
+pub use names::{dns_query, dns_reply};
 pub use packet::packet;
 pub use policy::policy;
 pub use proxy::{http_proxy, socks5};
@@ -39,4 +41,6 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("gateway_wire", gateway_wire),
     ("socks5", socks5),
     ("http_proxy", http_proxy),
+    ("dns_query", dns_query),
+    ("dns_reply", dns_reply),
 ];

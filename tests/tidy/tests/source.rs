@@ -29,6 +29,8 @@ const SHELLS: &[(&str, &[&str])] =
 const UNSAFE: &[&str] = &[
     // recvmmsg, sendmsg and their control messages.
     "node/src/udp/batch.rs",
+    // recvmmsg and sendmmsg.
+    "dns/src/server/batch.rs",
 ];
 
 fn production() -> Vec<RustFile> {
