@@ -114,9 +114,9 @@ screenshots: build ## the pictures of docs/guide, taken by the test of the web a
 lab: root build ## end-to-end tests on real kernels, in network namespaces
 	@$(STEP) lab cargo test --locked -p meshd-lab --no-fail-fast --lib $(LAB_TESTS:%=--test %)
 
-cni: root build ## meshd-cni with the specification's cnitool: each rule of its commands, 50 pods at once, kill -9
+cni: root build ## meshd-cni with the specification's cnitool: each rule of its commands, 50 pods at once, kill -9, pods over the mesh
 	@$(STEP) cni-tools bash tests/k8s/tools/build
-	@MESHD_K8S_TOOLS=$$(bash tests/k8s/tools/build) $(STEP) cni cargo test --locked -p meshd-lab -p meshd-k8s --no-fail-fast --test cni -- --test-threads=4
+	@MESHD_K8S_TOOLS=$$(bash tests/k8s/tools/build) $(STEP) cni cargo test --locked -p meshd-lab -p meshd-k8s --no-fail-fast --test cni --test pod_network -- --test-threads=4
 
 k8s: root build ## a real control plane, pods by meshd-cni, Services by the real kube-proxy in both modes (needs Go; first build 10-20 min)
 	@$(STEP) k8s-tools bash tests/k8s/control-plane/build

@@ -212,7 +212,7 @@ impl Cluster {
             ("client-ca-file", "ca.crt"),
             ("tls-cert-file", "apiserver.crt"),
             ("tls-private-key-file", "apiserver.key"),
-            ("service-account-key-file", "sa.key"),
+            ("service-account-key-file", "sa.pub"),
             ("service-account-signing-key-file", "sa.key"),
         ] {
             args.push(format!("--{flag}={}", self.path(file)));
@@ -226,7 +226,10 @@ impl Cluster {
             done.is_success().then_some(true)
         });
         if ready != Some(true) {
-            bail!("the API server does not get ready within {START_LIMIT:?}:\n{}", tail(&process.log()));
+            bail!(
+                "the API server has ended, or is not ready after {START_LIMIT:?}:\n{}",
+                tail(&process.log())
+            );
         }
         self.api_server = Some(process);
         Ok(())

@@ -19,7 +19,7 @@ spec:
   containers:
   - name: web
     image: example/lab-tool:1
-    command: [sh, -c, 'echo hello of $NAME; hostname > /body; exec lab-tool http 0.0.0.0:80 /body']
+    command: [sh, -c, 'echo hello of $NAME; hostname > /body; lab-tool http 0.0.0.0:80 /body & wait $!']
     env: [{{ name: NAME, valueFrom: {{ fieldRef: {{ fieldPath: metadata.name }} }} }}]
     readinessProbe: {{ httpGet: {{ path: /, port: 80 }} }}
 "
@@ -44,8 +44,8 @@ fn cluster_with_node(lab: &Lab, number: u8, proxy: ProxyMode) -> Result<(Cluster
 
 /// What pods leave on a node when they are gone: nothing.
 fn leftovers(node: &Node) -> Result<String> {
-    node.host.sh("ip -o link | grep -v -e ' lo:' -e ' eth0@'; ls /run/netns /run/mini-kubelet/pods; \
-         grep -o containerID /run/cni/pods/ledger.json || true")
+    node.host.sh("ip -o link | grep -v -e ' lo:' -e ' eth0@'; find /run/netns /run/mini-kubelet/pods -mindepth 1 -maxdepth 1 2>/dev/null; \
+         grep -o container /run/cni/pods/ledger.json || true")
 }
 
 fn pods_services_logs_and_deletion(name: &str, mode: ProxyMode) -> Result<()> {
@@ -93,7 +93,7 @@ fn pods_services_logs_and_deletion(name: &str, mode: ProxyMode) -> Result<()> {
 
     // Logs by the API server; a second run of the container; its end is seen.
     assert_eq!(cluster.kubectl(&["logs", "web1"])?.lines().next(), Some("hello of web1"));
-    cluster.exec(&node, "web1", "web", "kill $(pidof lab-tool)").map(drop)?;
+    cluster.exec(&node, "web1", "web", "kill $(pidof lab-tool)")?.success()?;
     cluster.wait_for("second run", || {
         let count = "jsonpath={.status.containerStatuses[0].restartCount}";
         cluster.kubectl(&["get", "pod", "web1", "-o", count]).is_ok_and(|n| n == "1")
@@ -101,6 +101,8 @@ fn pods_services_logs_and_deletion(name: &str, mode: ProxyMode) -> Result<()> {
     assert!(cluster.kubectl(&["logs", "web1", "--previous"])?.contains("hello of web1"));
 
     // Gone is gone.
+    let full = leftovers(&node)?;
+    assert!(full.matches("container").count() >= 2 && full.contains("/run/netns/cni-"), "{full}");
     cluster.kubectl(&["delete", "pod", "--all", "--timeout=50s"])?;
     cluster.kubectl(&["delete", "service", "web"])?;
     let after = wait_within(Duration::from_secs(10), || leftovers(&node).ok().filter(|now| *now == before));

@@ -29,7 +29,7 @@ impl std::fmt::Debug for Authority {
 }
 
 impl Authority {
-    /// A new authority; writes `ca.crt`, `ca.key` and `sa.key` to `folder`.
+    /// A new authority; writes `ca.crt`, `ca.key`, `sa.key` and `sa.pub` to `folder`.
     pub(crate) fn new(folder: &Path) -> Result<Authority> {
         let mut params = CertificateParams::default();
         params.distinguished_name = names("test cluster", &[]);
@@ -38,7 +38,9 @@ impl Authority {
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
         write_private(&folder.join("ca.crt"), &issuer.pem())?;
         write_private(&folder.join("ca.key"), &issuer.key().serialize_pem())?;
-        write_private(&folder.join("sa.key"), &KeyPair::generate()?.serialize_pem())?;
+        let tokens = KeyPair::generate()?;
+        write_private(&folder.join("sa.key"), &tokens.serialize_pem())?;
+        write_private(&folder.join("sa.pub"), &tokens.public_key_pem())?;
         Ok(Authority { issuer, folder: folder.to_owned() })
     }
 

@@ -75,6 +75,13 @@ pub struct Node {
     pub proxy: Process,
 }
 
+impl Node {
+    /// SIGKILL for kube-proxy; the rules that it has made stay.
+    pub fn stop_proxy(&self) -> Result<()> {
+        self.proxy.signal(rustix::process::Signal::KILL)
+    }
+}
+
 impl Cluster {
     /// Makes `host` a node of the cluster and waits until it is Ready ([`PodNetwork::Agent`]: until it is
     /// registered).
@@ -120,6 +127,34 @@ impl Cluster {
         }
         let kubelet = host.spawn("mini-kubelet", args)?;
         Ok(Node { host: host.clone(), kubelet, proxy })
+    }
+
+    /// Makes the node's pod CIDRs mesh routes and writes the plugin's configuration: what
+    /// docs/guide/kubernetes.md has a person do by hand. A node without the plugin or without routes is for tests that
+    /// look for the difference.
+    pub fn connect_pods(&self, node: &Node, plugin: bool, routes: bool) -> Result<()> {
+        let name = node.host.name();
+        let read =
+            || self.kubectl(&["get", "node", name, "-o", "jsonpath={.spec.podCIDRs}"]).unwrap_or_default();
+        let mut text = String::new();
+        self.wait_for("pod CIDR", || {
+            text = read();
+            text.starts_with('[')
+        })?;
+        let ranges: Vec<String> = serde_json::from_str(&text)?;
+        if routes {
+            let all = [&ranges[..], &self.settings.services[..1]].concat();
+            node.host.run("meshd", ["set", &format!("--advertise-routes={}", all.join(","))])?.success()?;
+        }
+        if plugin {
+            let list = json!({ "cniVersion": "1.1.0", "name": "pods", "plugins": [{
+                "type": "meshd-cni", "ranges": ranges, "dataDir": "/run/cni" }] });
+            let folder = node.host.file("/etc/cni/net.d");
+            fs::create_dir_all(&folder)?;
+            fs::write(folder.join("new"), list.to_string())?;
+            fs::rename(folder.join("new"), folder.join("10-meshd.conflist"))?;
+        }
+        Ok(())
     }
 
     fn kube_proxy(&self, host: &Host, mode: ProxyMode) -> Result<Process> {

@@ -52,6 +52,7 @@ mount --bind "$programs" "$R$programs"
 rm -f "$R/etc/resolv.conf" "$R/etc/hosts"
 cp "$D/../resolv.conf" "$D/../hosts" "$R/etc/"
 cat "$D/../hostname" > "$R/etc/hostname"
+cat "$D/../hostname" > /proc/sys/kernel/hostname
 while IFS=$'\t' read -r source target mode; do
   # /var/run is a link to /run, of the container and not of the machine.
   target=$(chroot "$R" readlink -m "$target")
