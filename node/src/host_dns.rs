@@ -19,6 +19,7 @@ mod detect;
 mod files;
 mod journal;
 mod lease;
+mod openresolv;
 mod pace;
 mod plan;
 mod resolv_conf;
@@ -29,8 +30,9 @@ mod watch;
 
 pub use detect::{Detected, RESOLV_CONF, detect};
 pub use files::Content;
-pub use journal::{Journal, ReplacedFile, SetLink};
+pub use journal::{Journal, ReplacedFile, SetLink, ToldOpenresolv};
 pub use lease::{Handles, HostDns, HostDnsError, HostDnsStatus, Place};
+pub use openresolv::{Openresolv, OpenresolvError, Told};
 pub use plan::{DnsChange, DnsDesired, LinkDns, plan};
 pub use resolv_conf::{KEPT, MARK, ResolvConf};
 pub use resolved::ResolvedError;

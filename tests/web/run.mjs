@@ -35,6 +35,8 @@ const complaints = [];
 
 async function person(options = {}) {
   const context = await browser.newContext({ ignoreHTTPSErrors: true, viewport: { width: 1280, height: 860 }, ...options });
+  // A machine that does other things as well is slow, not wrong.
+  context.setDefaultTimeout(120_000);
   const page = await context.newPage();
   page.on("console", (message) => {
     // A refused page is an answer, not a fault of the page.

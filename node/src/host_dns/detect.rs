@@ -1,6 +1,7 @@
 //! How this host resolves names, found from its files.
 
 use super::files::{self, Content};
+use super::openresolv::Openresolv;
 use super::resolv_conf::{ResolvConf, is_ours, kept_in};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -30,6 +31,8 @@ pub enum Detected {
         /// What /etc/resolv.conf says, for the search list and the probe.
         uplinks: ResolvConf,
     },
+    /// openresolv: told by its program.
+    Openresolv(Openresolv),
     /// A link into somebody else's directory: left alone.
     Foreign {
         /// Whose.
@@ -73,6 +76,9 @@ pub fn detect(root: &Path, ours: Option<&Content>) -> io::Result<Detected> {
             if resolved_runs && conf.servers.iter().any(stub) {
                 return Ok(Detected::Resolved { uplinks: uplinks(root)? });
             }
+            if let Some(openresolv) = Openresolv::find(root, bytes)? {
+                return Ok(Detected::Openresolv(openresolv));
+            }
             let original = if is_ours(bytes) {
                 ours.cloned().unwrap_or_else(|| current.with_bytes(kept_in(bytes)))
             } else {
@@ -95,6 +101,7 @@ impl Detected {
             Self::Plain { original: Content::File { bytes, .. }, .. } => &ResolvConf::parse(bytes),
             Self::Plain { .. } => return Vec::new(),
             Self::Resolved { uplinks } => uplinks,
+            Self::Openresolv(openresolv) => openresolv.before(),
             Self::Foreign { conf, .. } => conf,
         };
         conf.sockets(ours, index)

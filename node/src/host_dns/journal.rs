@@ -29,6 +29,19 @@ pub struct Journal {
     pub resolv_conf: Option<ReplacedFile>,
     /// A link that systemd-resolved was told about.
     pub link: Option<SetLink>,
+    /// What openresolv was told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub openresolv: Option<ToldOpenresolv>,
+}
+
+/// An entry of ours in openresolv.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ToldOpenresolv {
+    /// Its program.
+    pub program: PathBuf,
+    /// The entry's name.
+    pub entry: String,
 }
 
 /// A file that was replaced.

@@ -2,7 +2,8 @@
 
 use super::detect::{Detected, RESOLV_CONF, detect};
 use super::files;
-use super::journal::{Journal, ReplacedFile, SetLink, lock};
+use super::journal::{Journal, ReplacedFile, SetLink, ToldOpenresolv, lock};
+use super::openresolv::{INTERFACES, OpenresolvError, take_back, tell};
 use super::pace::{Pace, SETTLE};
 use super::plan::{DnsChange, DnsDesired, LinkDns, plan};
 use super::resolv_conf::{ResolvConf, is_ours};
@@ -12,6 +13,7 @@ use super::watch::FileWatch;
 use crate::steps;
 use meshd_dns::probe;
 use std::fmt;
+use std::fs::File;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -55,7 +57,7 @@ pub enum HostDnsStatus {
     Off,
     /// The host asks us.
     Active {
-        /// `/etc/resolv.conf` or `systemd-resolved`.
+        /// `/etc/resolv.conf`, `systemd-resolved` or `openresolv`.
         through: &'static str,
         /// How often somebody else's change was repaired.
         repairs: u64,
@@ -101,6 +103,9 @@ pub enum HostDnsError {
     /// systemd-resolved.
     #[error(transparent)]
     Resolved(#[from] ResolvedError),
+    /// openresolv.
+    #[error(transparent)]
+    Openresolv(#[from] OpenresolvError),
     /// Setting failed, and so did putting back.
     #[error(transparent)]
     Restore(#[from] RestoreError),
@@ -171,13 +176,14 @@ impl HostDns {
         shutdown: CancellationToken,
     ) {
         let mut pace = Pace::default();
-        let mut watch = match FileWatch::new(&self.place.root.join(RESOLV_CONF)) {
-            Ok(watch) => Some(watch),
-            Err(error) => {
-                tracing::warn!(%error, "changes to resolv.conf are only seen every 30 s");
-                None
-            }
-        };
+        let mut watch =
+            match FileWatch::new(&self.place.root.join(RESOLV_CONF), &self.place.root.join(INTERFACES)) {
+                Ok(watch) => Some(watch),
+                Err(error) => {
+                    tracing::warn!(%error, "changes to resolv.conf are only seen every 30 s");
+                    None
+                }
+            };
         loop {
             let want = desired.borrow_and_update().clone();
             self.newer = Some(desired.clone());
@@ -240,7 +246,7 @@ impl HostDns {
     /// When something cannot be read, recorded, set or put back.
     pub async fn converge(&mut self, desired: &DnsDesired) -> Result<HostDnsStatus, HostDnsError> {
         let state_dir = self.place.state_dir.clone();
-        let _lock = lock(&state_dir).await?;
+        let lock = lock(&state_dir).await?;
         let mut journal = Journal::load(&state_dir)?;
         let kept = journal.as_ref().and_then(|j| j.resolv_conf.as_ref()).map(|r| r.original.clone());
         let detected = detect(&self.place.root, kept.as_ref())?;
@@ -250,6 +256,7 @@ impl HostDns {
         let through = match &detected {
             Detected::Plain { .. } => "/etc/resolv.conf",
             Detected::Resolved { .. } => "systemd-resolved",
+            Detected::Openresolv(_) => "openresolv",
             Detected::Foreign { manager, target, .. } => {
                 let resolver = desired.resolver.v4;
                 return Ok(HostDnsStatus::NamesOnly {
@@ -277,7 +284,7 @@ impl HostDns {
         self.silent = 0;
         let repair = self.held;
         for change in &changes {
-            self.apply(change, &detected, &mut journal).await?;
+            self.apply(change, &detected, &mut journal, &lock).await?;
         }
         if let Err(why) = self.probe_host(desired).await {
             let superseded = self.newer.as_ref().is_some_and(|newer| newer.has_changed().unwrap_or(true));
@@ -312,6 +319,7 @@ impl HostDns {
         change: &DnsChange,
         detected: &Detected,
         journal: &mut Option<Journal>,
+        lock: &File,
     ) -> Result<(), HostDnsError> {
         steps::before("record the host's DNS");
         let entry = journal.get_or_insert_with(|| Journal {
@@ -319,6 +327,7 @@ impl HostDns {
             root: self.place.root.clone(),
             resolv_conf: None,
             link: None,
+            openresolv: None,
         });
         entry.lease.clone_from(&self.lease);
         match change {
@@ -348,6 +357,14 @@ impl HostDns {
                 steps::after("set the link's DNS");
                 self.link = Some(link.clone());
             }
+            DnsChange::TellOpenresolv { program, told } => {
+                let entry_of_ours = ToldOpenresolv { program: program.clone(), entry: told.entry.clone() };
+                entry.openresolv = Some(entry_of_ours);
+                entry.store(&self.place.state_dir)?;
+                steps::before("tell openresolv");
+                tell(program, told, lock).await?;
+                steps::after("tell openresolv");
+            }
         }
         Ok(())
     }
@@ -371,11 +388,15 @@ impl HostDns {
             }
             self.link = None;
         }
-        if !(stale_file || stale_link) {
+        let stale_entry = !matches!(detected, Detected::Openresolv(_)) && entry.openresolv.is_some();
+        if stale_entry && let Some(told) = entry.openresolv.take() {
+            take_back(&told.program, &told.entry).await?;
+        }
+        if !(stale_file || stale_link || stale_entry) {
             return Ok(());
         }
         self.held = false;
-        if entry.resolv_conf.is_none() && entry.link.is_none() {
+        if entry.resolv_conf.is_none() && entry.link.is_none() && entry.openresolv.is_none() {
             *journal = None;
             Journal::clear(&self.place.state_dir)?;
         } else {

@@ -2,9 +2,11 @@
 
 use super::detect::Detected;
 use super::files::Content;
+use super::openresolv::Told;
 use super::resolv_conf::render;
 use meshd_proto::{DnsName, MeshAddrs};
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
 
 /// What the host's DNS should be while we run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +40,13 @@ pub enum DnsChange {
     },
     /// Tell systemd-resolved about the mesh interface.
     SetLink(LinkDns),
+    /// Tell openresolv about the mesh interface.
+    TellOpenresolv {
+        /// Its program.
+        program: PathBuf,
+        /// What.
+        told: Told,
+    },
 }
 
 /// systemd-resolved's settings for one link.
@@ -69,6 +78,11 @@ pub fn plan(detected: &Detected, desired: &DnsDesired) -> Vec<DnsChange> {
             vec![DnsChange::WriteResolvConf { content, original: original.clone() }]
         }
         Detected::Resolved { .. } => vec![DnsChange::SetLink(link(desired))],
+        Detected::Openresolv(found) => {
+            let told = found.tell(&desired.interface, desired.resolver.v4, &desired.search);
+            let program = found.program.clone();
+            told.map(|told| DnsChange::TellOpenresolv { program, told }).into_iter().collect()
+        }
         Detected::Foreign { .. } => Vec::new(),
     }
 }

@@ -4,6 +4,7 @@
 use super::detect::RESOLV_CONF;
 use super::files::{self, Content};
 use super::journal::{Journal, ReplacedFile, SetLink, lock};
+use super::openresolv::{OpenresolvError, take_back};
 use super::resolv_conf::is_ours;
 use super::resolved::{ResolvedError, revert_link};
 use crate::steps;
@@ -19,6 +20,8 @@ pub struct Restored {
     pub left_alone: bool,
     /// systemd-resolved has forgotten our settings.
     pub link: bool,
+    /// openresolv has forgotten our entry.
+    pub openresolv: bool,
 }
 
 /// The host's DNS could not be put back; the journal stays for the next attempt.
@@ -32,6 +35,9 @@ pub enum RestoreError {
     /// systemd-resolved.
     #[error("the host's DNS could not be put back: {0}. Try `resolvectl revert <mesh interface>`")]
     Resolved(#[from] ResolvedError),
+    /// openresolv.
+    #[error("the host's DNS could not be put back: {0}. Try `resolvconf -f -d <mesh interface>.meshd`")]
+    Openresolv(#[from] OpenresolvError),
 }
 
 /// Puts everything back that the journal in `state_dir` names.
@@ -74,6 +80,10 @@ pub(super) async fn undo(journal: &Journal) -> Result<Restored, RestoreError> {
     if let Some(replaced) = &journal.resolv_conf {
         restored.resolv_conf = undo_file(&journal.root, replaced)?;
         restored.left_alone = !restored.resolv_conf;
+    }
+    if let Some(told) = &journal.openresolv {
+        take_back(&told.program, &told.entry).await?;
+        restored.openresolv = true;
     }
     if let Some(link) = &journal.link {
         undo_link(&journal.root, link).await?;
