@@ -138,7 +138,8 @@ host-dns: root build ## 100 SIGKILLs each: the host's DNS is as before (plain, b
 	@$(STEP) host-dns cargo test --locked -p meshd-lab --no-fail-fast --test host_dns -- --nocapture
 
 scenarios: root build ## every scenario of docs/scenarios.md that has a test, with its feature and without (ONLY="s4_2_ s4_3_")
-	@$(STEP) scenarios "$(CARGO_TARGET_DIR)/debug/scenarios" $(if $(ONLY),--some) docs/scenarios.md \
+	@$(STEP) k8s-tools bash tests/k8s/control-plane/build
+	@MESHD_K8S_CONTROL_PLANE=$$(bash tests/k8s/control-plane/build) $(STEP) scenarios "$(CARGO_TARGET_DIR)/debug/scenarios" $(if $(ONLY),--some) docs/scenarios.md \
 	  cargo test --locked -p meshd-lab -p meshd-k8s --no-fail-fast -- --show-output $(or $(ONLY),s1_ s2_ s3_ s4_ s5_)
 
 recovery: root build ## how long traffic stands still when something breaks, REPEATS= times (20; 2 in CI)
