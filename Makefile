@@ -38,7 +38,7 @@ STEP := bash .ci/step
 LAB_OWN := interop torture
 LAB_TESTS := $(filter-out $(LAB_OWN),$(sort $(basename $(notdir $(wildcard tests/lab/tests/*.rs)))))
 
-.PHONY: help scenarios start host-dns nat-grid recovery cni k8s k8s-up demo demo-fresh test setup root build lint tidy deny unit web web-quick web-rows web-first web-schema screenshots lab interop fuzz torture bulk bench bench-control bench-dns bench-micro deb deb-test static clean gateway-swap
+.PHONY: help scenarios start host-dns nat-grid recovery cni k8s k8s-up demo demo-fresh test setup root build lint tidy deny unit web web-quick web-rows web-first web-schema screenshots lab interop fuzz fuzz-web torture bulk bench bench-control bench-dns bench-micro deb deb-test static clean gateway-swap
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  make \1\t/' | expand -t 24
@@ -150,6 +150,9 @@ nat-grid: root build ## every kind of NAT against every other one, as a table (K
 
 fuzz: ## every fuzz target for SECONDS= seconds (60; 10 in CI)
 	@$(STEP) fuzz bash tests/fuzz/run.sh "$(FUZZ_SECONDS)"
+
+fuzz-web: ## forms and JSON of the coordinator, changed at random for SECONDS= seconds (60): no 5xx, no panic
+	@HOSTILE_SECONDS="$(FUZZ_SECONDS)" $(STEP) fuzz-web cargo test --locked -p meshd-coordinator --lib hostile -- --nocapture
 
 torture: root build ## kill -9 N= times (1000; 200 in CI) at every planned change
 	@$(STEP) torture cargo test --locked -p meshd-lab --no-fail-fast --test torture -- --nocapture

@@ -217,6 +217,8 @@ fn open() -> Routes {
 type Asker = axum::Extension<Actor>;
 
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod matrix;
 #[cfg(test)]
 mod tests;

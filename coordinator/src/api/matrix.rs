@@ -28,7 +28,7 @@ enum Credential {
 }
 
 /// Values for the parameters of paths: nothing has this name.
-fn place(row: &Row) -> String {
+pub(super) fn place(row: &Row) -> String {
     row.path
         .replace("{name}", "nobody")
         .replace("{id}", "999999")
@@ -38,7 +38,7 @@ fn place(row: &Row) -> String {
 }
 
 /// A body that is read without fault, so that only the permission can refuse.
-fn body(row: &Row, csrf: &str) -> (&'static str, String) {
+pub(super) fn body(row: &Row, csrf: &str) -> (&'static str, String) {
     if row.face != Face::Api {
         let fields = "name=x&to=y&tags=&uses=1&lifetime=60&approve=on&role=member&version=1&text=%7B%7D&force=on&prefix=10.0.0.0%2F8&node=x&value=192.0.2.9&present=a&next=bbbbbbbbbbbb&again=c";
         return ("application/x-www-form-urlencoded", format!("csrf={csrf}&{fields}"));
@@ -65,7 +65,7 @@ fn body(row: &Row, csrf: &str) -> (&'static str, String) {
     ("application/json", json)
 }
 
-fn query(row: &Row) -> &'static str {
+pub(super) fn query(row: &Row) -> &'static str {
     match row.path {
         "/api/v1/policy/explain" => "?from=192.0.2.1&to=192.0.2.2:80",
         _ => "",

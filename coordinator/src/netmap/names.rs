@@ -3,7 +3,9 @@
 //! A record with addresses is there for who may reach one of them: a node, a device or a prefix of the
 //! mesh by policy, or a public address. A value that leads to another name (CNAME, SRV, MX, NS, PTR, SVCB,
 //! HTTPS) is there for who may see that name; of a set with several the visible ones are shown. Names that
-//! are not of the mesh, and what names nothing at all (TXT, CAA), are for everybody.
+//! are not of the mesh, and what names nothing at all (TXT, CAA), are for everybody: unless they stand at the
+//! name of a node or device, or below it; then they are for who sees that one, for they would show that the
+//! name exists.
 //!
 //! A name is of the mesh when it lies in its domain (and is asked of nobody else), or when the admin made
 //! records of it. Who may see one of its records, or the node or device that is called so, sees it.
@@ -47,6 +49,8 @@ struct Target {
     records: Vec<RecordKey>,
     /// Whether they are of exactly that name: those of a wildcard do not answer for a node.
     exact: bool,
+    /// Whether it is the record's own name: while nobody is called so, it is hidden from nobody.
+    owner: bool,
 }
 
 impl Target {
@@ -70,7 +74,10 @@ impl Names {
     pub(super) fn new(model: &Model) -> Self {
         let mut names = Self::default();
         for (key, set) in &model.records {
-            let targets = set.values.iter().map(|value| find_target(model, key.1, value)).collect::<Vec<_>>();
+            let at = |value: &RecordValue| {
+                find_target(model, key.1, value).or_else(|| owner_target(model, &key.0, value))
+            };
+            let targets = set.values.iter().map(at).collect::<Vec<_>>();
             if targets.iter().any(Option::is_some) {
                 names.targets.insert(key.clone(), targets);
             }
@@ -189,7 +196,17 @@ fn find_target(model: &Model, kind: RecordType, value: &RecordValue) -> Option<T
         return None;
     }
     let host = label.and_then(|label| label.parse().ok());
-    Some(Target { host, records, exact })
+    Some(Target { host, records, exact, owner: false })
+}
+
+/// The node or device at whose name, or below it, a record may stand whose value hides nothing.
+fn owner_target(model: &Model, name: &DnsName, value: &RecordValue) -> Option<Target> {
+    if matches!(value, RecordValue::Address(_)) {
+        return None;
+    }
+    let head = name.as_str().strip_suffix(model.mesh.domain.as_str())?.strip_suffix('.')?;
+    let host = head.rsplit('.').next().filter(|label| !OWN_NAMES.contains(label))?.parse().ok()?;
+    Some(Target { host: Some(host), records: Vec::new(), exact: false, owner: true })
 }
 
 /// The records that answer for a name: its own, else those of the nearest wildcard or subtree above; and
@@ -297,6 +314,9 @@ pub(super) fn visible(view: &View, cell: &Cell) -> Shown {
 
 fn sees(view: &View, cell: &Cell, shown: &Shown, target: &Target) -> bool {
     let taken = target.host.as_ref().filter(|host| view.hosts.contains_key(*host));
+    if target.owner && taken.is_none() {
+        return true;
+    }
     taken.is_some_and(|host| sees_host(view, cell, host))
         || target.counts_records(taken.is_some()) && target.records.iter().any(|key| shown.contains_key(key))
 }

@@ -461,6 +461,36 @@ fn a_record_that_leads_to_a_hidden_node_is_hidden_too() {
 }
 
 #[test]
+fn what_stands_at_a_hidden_nodes_name_or_below_it_is_hidden_too() {
+    let mut world = shielded();
+    let records = [
+        ("n3.home.internal", RecordType::Txt, "a note"),
+        ("n3.home.internal", RecordType::Caa, "0 issue letsencrypt.org"),
+        ("n3.home.internal", RecordType::Mx, "10 mail.example"),
+        ("_http._tcp.n3.home.internal", RecordType::Txt, "path=/"),
+        ("www.n3.home.internal", RecordType::Cname, "www.example"),
+    ];
+    for (name, kind, value) in records {
+        world.record(name, kind, &[value]);
+    }
+    world.record("note.home.internal", RecordType::Txt, &["for everybody"]);
+    for (id, sees) in [(1, true), (2, true), (3, true), (4, false), (5, false)] {
+        for (name, kind, _) in records {
+            assert_eq!(world.values(id, name, kind).len(), usize::from(sees), "{name} {kind:?} at node {id}");
+        }
+        assert_eq!(world.values(id, "note.home.internal", RecordType::Txt).len(), 1);
+    }
+    // A node that takes the name of what was open closes it to those who do not see the node; and back.
+    world.put(3, |n| n.name = Hostname::sanitized("note"));
+    assert_eq!(world.values(4, "note.home.internal", RecordType::Txt).len(), 0);
+    assert_eq!(world.values(1, "note.home.internal", RecordType::Txt).len(), 1);
+    assert_eq!(world.values(4, "n3.home.internal", RecordType::Txt).len(), 1, "nobody is called so any more");
+    world.put(3, |n| n.name = Hostname::sanitized("n3"));
+    assert_eq!(world.values(4, "note.home.internal", RecordType::Txt).len(), 1);
+    assert_eq!(world.values(4, "n3.home.internal", RecordType::Txt).len(), 0);
+}
+
+#[test]
 fn aliases_of_aliases_are_hidden_with_what_they_end_at_and_rings_are_nobodys() {
     let mut world = shielded();
     world.record("lan.home.internal", RecordType::A, &["100.64.0.3"]);
