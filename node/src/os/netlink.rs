@@ -15,7 +15,9 @@ use super::desired::Family;
 use futures_util::TryStreamExt;
 use ipnet::IpNet;
 use netlink_packet_route::AddressFamily;
-use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, CacheInfo};
+use netlink_packet_route::address::{
+    AddressAttribute, AddressFlags, AddressMessage, AddressScope, CacheInfo,
+};
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use rtnetlink::{Handle, LinkUnspec};
 use std::io;
@@ -115,6 +117,10 @@ impl Netlink {
     ) -> Result<(), OsError> {
         let len = if addr.is_ipv4() { 32 } else { 128 };
         let mut request = self.handle.address().add(link, addr, len).replace();
+        if addr.is_ipv4() && never_source {
+            // The kernel takes a source, and what it masquerades to, from addresses of the widest scope.
+            request.message_mut().header.scope = AddressScope::Link;
+        }
         if addr.is_ipv6() {
             let flags = AddressFlags::Nodad | AddressFlags::Noprefixroute | AddressFlags::Permanent;
             let message = request.message_mut();

@@ -1,5 +1,5 @@
 //! Scenarios S2 of docs/scenarios.md on a real control plane: a cluster whose nodes stand behind different home
-//! routers, its pods one network over the mesh. Each is played with its feature and
+//! routers, its pods one network over the mesh, and a laptop behind a third one. Each is played with its feature and
 //! without. Assertions are made by kubectl and curl.
 
 use std::fs;
@@ -57,9 +57,10 @@ spec:
 struct Site {
     // The order is the order of ends: the lab last.
     cluster: Cluster,
-    _coordinator: Coordinator,
+    coordinator: Coordinator,
     node1: Node,
     node2: Node,
+    laptop: Host,
     _lab: Lab,
 }
 
@@ -112,7 +113,7 @@ fn site(name: &str, mode: ProxyMode, without: Without) -> Result<Site> {
         ready.stderr,
         cluster.kubectl(&["get", "pods,nodes,events", "-o", "wide"])?
     );
-    Ok(Site { cluster, _coordinator: coordinator, node1, node2, _lab: lab })
+    Ok(Site { cluster, coordinator, node1, node2, laptop, _lab: lab })
 }
 
 impl Site {
@@ -124,6 +125,23 @@ impl Site {
     fn pod_fetches(&self, to: &str) -> bool {
         let line = format!("curl -sS --max-time 3 http://{to}/");
         self.cluster.exec(&self.node1, "client", "app", &line).is_ok_and(|said| said.stdout.trim() == "web")
+    }
+
+    /// For a message: how the laptop and the nodes see an address.
+    fn view(&self, of: &str) -> String {
+        let line = format!(
+            "ip route get {of}; meshd routes; conntrack -L 2>/dev/null | grep {of}; nft list ruleset | grep -c {of}; \
+             meshd status | tail -n 12"
+        );
+        let hosts = [&self.laptop, &self.node1.host, &self.node2.host];
+        let see = |host: &&Host| {
+            format!("--- {}\n{}\n", host.name(), host.sh(&line).unwrap_or_else(|why| why.to_string()))
+        };
+        hosts.iter().map(see).collect()
+    }
+
+    fn laptop_fetches(&self, to: &str) -> bool {
+        self.laptop.sh(&format!("curl -sS --max-time 3 http://{to}/")).is_ok_and(|said| said.trim() == "web")
     }
 }
 
@@ -176,6 +194,98 @@ fn s2_2_pods_of_nodes_behind_different_routers_reach_each_other() -> Result<()> 
         // Readiness probes come along, too: the client's packets are looked for among them.
         let seen = wait_until(PATIENCE, || site.pod_fetches(&address) && watch.log().contains("IP "));
         ensure!(seen && watch.log().contains(&format!("IP {own}.")), "no packet from {own}: {}", watch.log());
+        Ok(())
+    })
+}
+
+fn cluster_ip(name: &str, mode: ProxyMode, feature: Feature) -> Result<()> {
+    let site = site(name, mode, Without::Nothing)?;
+    if !feature.is_on() {
+        let service = "apiVersion: v1\nkind: Service\nmetadata: { name: web }\n";
+        site.cluster.delete(service)?;
+        site.node1.stop_proxy()?;
+        site.node2.stop_proxy()?;
+        site.cluster.apply(APPS)?;
+    }
+    let service = site.read("service", "{.spec.clusterIP}")?;
+    ensure!(
+        wait_until(patience(feature), || site.pod_fetches(&service)),
+        "the client does not reach {service}"
+    );
+    // A member of the mesh does where policy grants it.
+    ensure!(!site.laptop_fetches(&service), "a member reaches the ClusterIP without a grant");
+    set_policy(
+        &site.coordinator,
+        &format!(r#"{{ "src": ["autogroup:member"], "dst": ["{service}"], "ip": ["tcp:80"] }},"#),
+    )?;
+    ensure!(
+        wait_until(PATIENCE, || site.laptop_fetches(&service)),
+        "the grant opens nothing:\n{}",
+        site.view(&service)
+    );
+    ensure!(!site.laptop_fetches(&format!("{service}:81")), "a port without a grant answers");
+    Ok(())
+}
+
+#[test]
+fn s2_3_cluster_ips_work_with_kube_proxy_in_nftables_mode() -> Result<()> {
+    prove("S2.3", "kube-proxy (nftables)", |feature| cluster_ip("s2_3n", ProxyMode::Nftables, feature))
+}
+
+#[test]
+fn s2_3_cluster_ips_work_with_kube_proxy_in_iptables_mode() -> Result<()> {
+    prove("S2.3", "kube-proxy (iptables)", |feature| cluster_ip("s2_3i", ProxyMode::Iptables, feature))
+}
+
+#[test]
+fn s2_4_node_ports_answer_at_mesh_addresses() -> Result<()> {
+    prove("S2.4", "a grant for the port", |feature| {
+        let site = site("s2_4", ProxyMode::Nftables, Without::Nothing)?;
+        if feature.is_on() {
+            let grant = r#"{ "src": ["autogroup:member"], "dst": ["tag:k8s-home"], "ip": ["tcp:30080"] },"#;
+            set_policy(&site.coordinator, grant)?;
+        }
+        for node in [&site.node1, &site.node2] {
+            let at = format!("{}:30080", mesh_address(&node.host)?);
+            ensure!(
+                wait_until(patience(feature), || site.laptop_fetches(&at)),
+                "the laptop does not reach {at}"
+            );
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn s2_9_pods_services_and_node_ports_are_closed_until_a_grant_opens_one_port() -> Result<()> {
+    prove("S2.9", "a policy that names the cluster (the opening one instead)", |feature| {
+        let site = site("s2_9", ProxyMode::Nftables, Without::Nothing)?;
+        let (pod, service) =
+            (site.read("pod", "{.status.podIP}")?, site.read("service", "{.spec.clusterIP}")?);
+        let node = mesh_address(&site.node1.host)?.to_string();
+        if !feature.is_on() {
+            set_policy(&site.coordinator, r#"{ "src": ["*"], "dst": ["*"], "ip": ["*"] },"#)?;
+            // Until the laptop has heard of it.
+            wait_until(PATIENCE, || site.laptop_fetches(&pod));
+        }
+        let ports = |at: &str, first: u16| [format!("{at}:{first}"), format!("{at}:{}", first + 1)];
+        let all = [ports(&pod, 80), ports(&service, 80), ports(&node, 30080)];
+        for at in all.iter().flatten() {
+            ensure!(!site.laptop_fetches(at), "{at} answers without a grant");
+        }
+        for (dst, port, [open, shut]) in
+            [(&pod, 80, &all[0]), (&service, 80, &all[1]), (&node, 30080, &all[2])]
+        {
+            let grant =
+                format!(r#"{{ "src": ["autogroup:member"], "dst": ["{dst}"], "ip": ["tcp:{port}"] }},"#);
+            set_policy(&site.coordinator, &grant)?;
+            ensure!(
+                wait_until(PATIENCE, || site.laptop_fetches(open)),
+                "the grant for {open} opens nothing:\n{}",
+                site.view(dst)
+            );
+            ensure!(!site.laptop_fetches(shut), "{shut} answers beside the grant for {open}");
+        }
         Ok(())
     })
 }
