@@ -112,6 +112,7 @@ screenshots: build ## the pictures of docs/guide, taken by the test of the web a
 	@cp target/screenshots/{welcome,overview,tokens,policy,access}.png docs/guide/images/
 
 lab: root build ## end-to-end tests on real kernels, in network namespaces
+	@bash .ci/setup chromium:chromium
 	@$(STEP) lab cargo test --locked -p meshd-lab --no-fail-fast --lib $(LAB_TESTS:%=--test %)
 
 cni: root build ## meshd-cni with the specification's cnitool: each rule of its commands, 50 pods at once, kill -9, pods over the mesh

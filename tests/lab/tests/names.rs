@@ -1,5 +1,5 @@
 //! Split DNS as a person meets it: names with wildcards, an internal domain that a name server inside the
-//! advertised LAN answers, an upstream that is a black hole; how much of it a host takes; and a LAN whose
+//! advertised LAN answers, a browser that opens an internal page, an upstream that is a black hole; how much of it a host takes; and a LAN whose
 //! machines run nothing of ours.
 
 use std::time::Duration;
@@ -77,9 +77,40 @@ fn wildcard(net: &SmallInternet, coordinator: &Coordinator) -> Result<()> {
     // Unmodified programs: glibc, and a page by that name.
     let body = net.serve_random(4096)?;
     ensure!(fetch(&net.laptop, "http://wiki.internal.example/")? == body, "another page");
+    // A real browser, which has a resolver of its own and shows the page by that name.
+    a_browser_opens(net, "http://wiki.internal.example/")?;
     // Browsers must go on asking this host's resolver.
     let canary = dig(&net.laptop, "use-application-dns.net", "A")?;
     ensure!(canary.contains("status: NXDOMAIN"), "{canary}");
+    Ok(())
+}
+
+/// Chromium on the laptop, as it is, opens an internal page.
+fn a_browser_opens(net: &SmallInternet, url: &str) -> Result<()> {
+    let page = "<!doctype html><title>wiki</title><p id=inside>only inside</p>\n";
+    std::fs::write(net.nas.file("/var/lib/body"), page)?;
+    let flags = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--disable-dev-shm-usage",
+        "--user-data-dir=/var/lib/browser",
+        "--dump-dom",
+        url,
+    ];
+    let shown = net.laptop.run("chromium", flags)?;
+    ensure!(
+        shown.stdout.contains("<p id=\"inside\">only inside</p>"),
+        "Chromium (make lab installs it) does not show {url}: {} {}",
+        shown.stdout,
+        shown.stderr
+    );
+    println!("Chromium shows {url}");
     Ok(())
 }
 

@@ -56,7 +56,12 @@ fn answer(stream: std::io::Result<TcpStream>, file: &str) -> Result<()> {
     }
     let body = std::fs::read(file)?;
     println!("{} asks", stream.peer_addr()?);
-    write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len())?;
+    let kind = if body.starts_with(b"<!doctype html>") { "text/html" } else { "application/octet-stream" };
+    let length = body.len();
+    write!(
+        stream,
+        "HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+    )?;
     stream.write_all(&body)?;
     Ok(())
 }
