@@ -52,7 +52,7 @@ demo-fresh: root ## the demo on a clean clone in a minimal Debian tree (TARGETS=
 	@$(STEP) demo-fresh bash tests/fresh/run $(or $(TARGETS),demo)
 
 test: root setup ## everything that CI runs
-	@bash .ci/steps build lint tidy deny unit web-quick lab cni interop fuzz torture bench-control deb-test
+	@bash .ci/steps build lint tidy deny unit web-quick lab cni k8s interop fuzz torture bench-control deb-test
 
 root:
 	@if [ "$$(id -u)" != 0 ]; then \
