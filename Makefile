@@ -35,10 +35,10 @@ export REPEATS
 STEP := bash .ci/step
 
 # Lab tests that are targets of their own.
-LAB_OWN := interop torture
+LAB_OWN := interop torture exits
 LAB_TESTS := $(filter-out $(LAB_OWN),$(sort $(basename $(notdir $(wildcard tests/lab/tests/*.rs)))))
 
-.PHONY: help scenarios start host-dns nat-grid recovery cni k8s k8s-up demo demo-fresh test setup root build lint tidy deny unit web web-quick web-rows web-first web-schema screenshots lab interop fuzz fuzz-web torture bulk bench bench-control bench-dns bench-micro deb deb-test static clean gateway-swap
+.PHONY: help exits scenarios start host-dns nat-grid recovery cni k8s k8s-up demo demo-fresh test setup root build lint tidy deny unit web web-quick web-rows web-first web-schema screenshots lab interop fuzz fuzz-web torture bulk bench bench-control bench-dns bench-micro deb deb-test static clean gateway-swap
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  make \1\t/' | expand -t 24
@@ -114,6 +114,10 @@ screenshots: build ## the pictures of docs/guide, taken by the test of the web a
 lab: root build ## end-to-end tests on real kernels, in network namespaces
 	@bash .ci/setup chromium:chromium
 	@$(STEP) lab cargo test --locked -p meshd-lab --no-fail-fast --lib $(LAB_TESTS:%=--test %)
+	@$(STEP) exits-quick cargo test --locked -p meshd-lab --no-fail-fast --test exits -- s1_1_an s1_13_ s5_4_
+
+exits: root build ## public exits and `meshd expose` on real kernels: NATs, closed networks, roaming, misuse, blindness
+	@$(STEP) exits cargo test --locked -p meshd-lab --no-fail-fast --test exits -- --nocapture
 
 cni: root build ## meshd-cni with the specification's cnitool: each rule of its commands, 50 pods at once, kill -9, pods over the mesh
 	@$(STEP) cni-tools bash tests/k8s/tools/build

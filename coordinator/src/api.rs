@@ -13,6 +13,7 @@ mod nodes;
 mod openapi;
 mod policy;
 mod problem;
+mod publish;
 mod relays;
 mod routes;
 mod status;
@@ -112,6 +113,20 @@ fn programs() -> Routes {
         .post("/api/v1/nodes/{name}/routes/unapprove", nodes, "Take approvals back", routes::unapprove)
         .post("/api/v1/nodes/{name}/devices", nodes, "Join a WireGuard device", nodes::create_device)
         .get("/api/v1/routes", read, "List routes", routes::list)
+        .get("/api/v1/exits", read, "List public exits", publish::exits)
+        .get("/api/v1/exposures", read, "List what nodes publish on public exits", publish::list)
+        .delete(
+            "/api/v1/exposures/{name}",
+            Need::May(P::ManageNodes),
+            "Take all that a node publishes off the exits",
+            publish::remove_all,
+        )
+        .delete(
+            "/api/v1/exposures/{name}/{id}",
+            Need::May(P::ManageNodes),
+            "Take one thing that a node publishes off the exits",
+            publish::remove,
+        )
         .get("/api/v1/relays", read, "List relays", relays::list)
         .post("/api/v1/relays", Need::May(P::ManageMesh), "Add a relay", relays::add)
         .delete("/api/v1/relays/{name}", Need::May(P::ManageMesh), "Remove a relay", relays::remove)

@@ -11,6 +11,7 @@ mod join;
 mod nodes;
 mod output;
 mod policy;
+mod publish;
 mod relays;
 mod routes;
 mod shell;
@@ -71,6 +72,12 @@ enum Command {
     /// Prefixes behind nodes
     #[command(subcommand, visible_alias = "route")]
     Routes(routes::RoutesCommand),
+    /// Show the public exits of this mesh
+    #[command(visible_alias = "exit")]
+    Exits,
+    /// What nodes publish on public exits
+    #[command(subcommand, visible_alias = "exposure")]
+    Exposures(publish::ExposuresCommand),
     /// Relays beside the coordinator's own
     #[command(subcommand, visible_alias = "relay")]
     Relays(relays::RelaysCommand),
@@ -150,6 +157,8 @@ async fn run(cli: Cli) -> Result<Output, Failure> {
         Command::Join(command) => join::run(command, &client).await,
         Command::Nodes(command) => nodes::run(command, &client).await,
         Command::Routes(command) => routes::run(command, &client).await,
+        Command::Exits => publish::exits(&client).await,
+        Command::Exposures(command) => publish::run(command, &client).await,
         Command::Relays(command) => relays::run(command, &client).await,
         Command::Dns(command) => dns::run(command, &client).await,
         Command::Policy(command) => policy::run(command, &client).await,

@@ -15,6 +15,7 @@ pub mod client;
 pub mod clock;
 pub mod control;
 pub mod entropy;
+pub mod exposing;
 pub mod model;
 pub mod netmap;
 pub mod serve;

@@ -11,10 +11,12 @@
 
 mod apply;
 mod publish;
+mod publishing;
 pub mod roles;
 
 pub use apply::Write;
 pub use publish::{HISTORY, Published, Step};
+pub use publishing::{Publishing, StoredClaim};
 
 use meshd_policy::Policy;
 use meshd_proto::netmap::{DnsConfig, PeerKind, RecordSet, RecordType, Relay, SplitRoute};
@@ -231,6 +233,8 @@ pub struct NodeRecord {
     pub kind: PeerKind,
     /// The node a plain WireGuard device is joined through.
     pub via: Option<NodeId>,
+    /// What it publishes, or offers as a public exit.
+    pub publishing: Publishing,
     /// The version that last touched it.
     pub changed: Version,
 }

@@ -20,6 +20,7 @@
 mod access;
 mod cell;
 mod diff;
+mod exposed;
 mod names;
 mod step;
 
@@ -29,6 +30,7 @@ pub use step::Concern;
 use crate::model::{Model, NodeRecord};
 use access::Access;
 use cell::{Cell, CellId, CellKey};
+use exposed::Exposed;
 use meshd_proto::control::MapPosition;
 use meshd_proto::netmap::{CoordinatorInfo, Entry, Peer, PeerKind, RecordType, SelfNode};
 use meshd_proto::{DnsName, Hostname, MapDigest, NodeId};
@@ -68,6 +70,8 @@ pub struct View {
     /// The nodes and devices that records lead to by name.
     hosts: Arc<BTreeMap<Hostname, NodeId>>,
     common: Arc<Common>,
+    /// What is published on public exits, and what that means for each node.
+    exposed: Arc<Exposed>,
     next_id: u32,
 }
 

@@ -1,6 +1,7 @@
 //! The command line of `meshd-gateway`, one file per command.
 
 mod check;
+mod exit;
 mod serve;
 mod shell;
 
@@ -19,6 +20,9 @@ struct Arguments {
 enum Command {
     /// Serve a configuration, and follow its changes
     Serve(serve::ServeArgs),
+    /// Be a public exit of a mesh: join with a token, serve what the mesh publishes
+    #[command(long_flag = "exit")]
+    Exit(exit::ExitArgs),
     /// Say whether a configuration is right
     Check(check::CheckArgs),
     /// Print completions for a shell
@@ -31,6 +35,7 @@ enum Command {
 pub fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Serve(args) => serve::run(args),
+        Command::Exit(args) => exit::run(args),
         Command::Check(args) => return check::run(&args),
         Command::Completions(args) => shell::completions(&args, Arguments::command()),
         Command::Man(args) => shell::man(&args, Arguments::command()),

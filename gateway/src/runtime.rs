@@ -21,6 +21,7 @@ use crate::wire::proxy_v2;
 use crate::{acme::Challenges, udp};
 use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
+use meshd_proto::expose::Transport;
 use meshd_proto::gateway::{GatewayConfig, GatewayConfigError};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::collections::HashMap;
@@ -115,6 +116,10 @@ pub enum ApplyError {
     /// A port cannot be had.
     #[error("cannot listen on {what}: {source}; is another program using it, or does it need more rights?")]
     Listen {
+        /// TCP or UDP.
+        transport: Transport,
+        /// The port.
+        port: u16,
         /// Address, port and transport.
         what: String,
         /// What the system said.
@@ -173,6 +178,8 @@ impl Gateway {
         let mut bound = Vec::new();
         for key in table.binds.keys().filter(|key| !self.ports.contains_key(key)) {
             let socket = bind(key).map_err(|source| ApplyError::Listen {
+                transport: if key.udp { Transport::Udp } else { Transport::Tcp },
+                port: key.port,
                 what: format!("{} ({})", key.socket_addr(), if key.udp { "UDP" } else { "TCP" }),
                 source,
             })?;

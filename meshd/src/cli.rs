@@ -47,6 +47,11 @@ pub(crate) enum Command {
     Set(Set),
     /// Show the daemon's last log lines
     Logs(Logs),
+    /// Let the mesh, or with --public the internet, reach a program that listens here
+    ///
+    /// It ends with Ctrl-C, and leaves nothing. Examples: `meshd expose 3000`, `meshd expose 3000 --public`,
+    /// `meshd expose 3000 --public app.example.com`, `meshd expose 5432 --tcp --public :5432 --for 2h`.
+    Expose(Box<Expose>),
     /// Make configurations for other software
     #[command(subcommand)]
     Export(Export),
@@ -79,6 +84,61 @@ pub(crate) enum Command {
         /// The directory
         dir: PathBuf,
     },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Expose {
+    /// The program's port, with a host before it when it is another machine: 3000, nas.lan:443
+    #[arg(value_name = "[HOST:]PORT")]
+    pub(crate) target: String,
+    /// Publish on the mesh's exits: under a name, on a port (`:5432`), or where the policy has room
+    #[arg(long, value_name = "NAME|:PORT", num_args = 0..=1, default_missing_value = "")]
+    pub(crate) public: Vec<String>,
+    /// It speaks HTTP (what is assumed)
+    #[arg(long, group = "speaks")]
+    pub(crate) http: bool,
+    /// It speaks anything over TCP
+    #[arg(long, group = "speaks")]
+    pub(crate) tcp: bool,
+    /// It speaks over UDP
+    #[arg(long, group = "speaks")]
+    pub(crate) udp: bool,
+    /// It speaks TLS itself: pass that through, by name
+    #[arg(long, group = "speaks", requires = "public")]
+    pub(crate) passthrough: bool,
+    /// With --passthrough: where it answers challenges of a certificate authority over HTTP
+    #[arg(long, value_name = "[HOST:]PORT", requires = "passthrough")]
+    pub(crate) challenges: Option<String>,
+    /// Begin each connection to the program with a PROXY v2 header that names the client
+    #[arg(long)]
+    pub(crate) proxy_header: bool,
+    /// Only on this exit
+    #[arg(long, value_name = "NODE", requires = "public")]
+    pub(crate) exit: Option<meshd_proto::Hostname>,
+    /// End after this time: 90s, 30m, 2h, 1d
+    #[arg(long = "for", value_name = "TIME")]
+    pub(crate) lifetime: Option<String>,
+    /// The port in the mesh; the program's when that is free
+    #[arg(long, value_name = "PORT")]
+    pub(crate) mesh_port: Option<u16>,
+    /// PEM certificate chain for the public name, instead of ordering one
+    #[arg(long, value_name = "FILE", requires = "key")]
+    pub(crate) cert: Option<PathBuf>,
+    /// Its key
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    pub(crate) key: Option<PathBuf>,
+    /// The directory of the certificate authority (ACME)
+    #[arg(long, value_name = "URL", default_value = "https://acme-v02.api.letsencrypt.org/directory")]
+    pub(crate) acme: String,
+    /// PEM certificate of that authority's web server, when the system does not know it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) acme_ca: Option<PathBuf>,
+    /// Where ordered certificates and their keys are kept
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/meshd/expose")]
+    pub(crate) state: PathBuf,
+    /// Print no QR code
+    #[arg(long)]
+    pub(crate) no_qr: bool,
 }
 
 #[derive(Debug, Args)]

@@ -7,6 +7,7 @@ mod dns;
 mod down;
 mod drain;
 mod export;
+mod expose;
 mod logs;
 mod netcheck;
 mod path;
@@ -47,6 +48,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Set(args) => set::run(&globals, args),
         Command::Dns(what) => dns::run(&globals, &what),
         Command::Logs(args) => logs::run(&globals, &args),
+        Command::Expose(args) => expose::run(&globals, *args),
         Command::Export(what) => export::run(&globals, &what),
         Command::Version { self_test } => version::run(&globals, self_test),
         Command::Run(args) => daemon::run(&globals, &args),

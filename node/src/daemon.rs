@@ -11,6 +11,7 @@ mod keep_map;
 mod lan_names;
 mod names;
 mod paths;
+mod publish;
 mod relay_names;
 mod running;
 mod scan;
@@ -31,6 +32,7 @@ use meshd_proto::localapi::{Failure, Response, Tell};
 use meshd_proto::token::{JoinToken, TokenSecret};
 use meshd_proto::{MachineSecret, NodeSecret};
 use names::HostNames;
+use publish::Publishers;
 use running::{Running, RunningEvent};
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
@@ -40,6 +42,8 @@ use tokio_util::sync::CancellationToken;
 use waiting::Waiting;
 
 pub use names::supervise_dns;
+pub(crate) use publish::Seam;
+pub use publish::Sections;
 
 /// Questions that wait for the daemon.
 const QUESTION_QUEUE: usize = 16;
@@ -113,6 +117,10 @@ struct Daemon {
     answers: JoinSet<()>,
     /// In userspace mode: the way into the mesh, while the node is up.
     access: watch::Sender<Option<Dialer>>,
+    /// What local clients publish.
+    publishers: Publishers,
+    /// The program around a node in userspace mode, if there is one.
+    seam: Seam,
 }
 
 /// What a node needs to begin.
@@ -140,7 +148,7 @@ pub async fn run(config: DaemonConfig, ring: LogRing) -> Result<(), DaemonError>
     serving.spawn(api.serve(questions_tx));
     let stop = CancellationToken::new();
     serving.spawn(cancel_by_signal(stop.clone())?);
-    run_inside(config, ring, questions, watch::channel(None).0, stop).await
+    run_inside(config, ring, questions, (watch::channel(None).0, Seam::none()), stop).await
 }
 
 /// The daemon without a local API of its own: for [`crate::userspace::Node`], which asks by `questions`
@@ -149,7 +157,7 @@ pub(crate) async fn run_inside(
     config: DaemonConfig,
     ring: LogRing,
     questions: mpsc::Receiver<Question>,
-    access: watch::Sender<Option<Dialer>>,
+    (access, seam): (watch::Sender<Option<Dialer>>, Seam),
     stop: CancellationToken,
 ) -> Result<(), DaemonError> {
     let state = StateDir::open(&config.state_dir)?;
@@ -180,6 +188,8 @@ pub(crate) async fn run_inside(
         ring,
         answers: JoinSet::new(),
         access,
+        publishers: Publishers::default(),
+        seam,
     };
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "meshd is ready");
     let result = daemon.serve(questions, stop).await;
@@ -216,7 +226,8 @@ impl Daemon {
                 slept = suspends.resumed() => self.resumed(slept).await,
                 () = over(self.leaving.as_ref().map(|(_, until)| *until)) => self.left(false).await,
                 _ = housekeeping.tick() => self.housekeeping().await,
-                Some(_) = self.answers.join_next() => {}
+                Some(_) = self.answers.join_next() => self.reap_publishers(),
+                () = self.seam.changed() => self.advertise(),
             }
             if self.running.as_ref().is_some_and(Running::must_be_made_again) {
                 self.make_again().await;
@@ -259,6 +270,7 @@ impl Daemon {
             Ok(running) => {
                 self.access.send_replace(running.service.as_ref().map(|s| s.dialer().clone()));
                 self.running = Some(running);
+                self.advertise_published();
                 self.apply_map().await;
             }
             Err(failure) => {
@@ -279,6 +291,7 @@ impl Daemon {
             return;
         };
         self.access.send_replace(None);
+        self.no_sections();
         self.names.take_down().await;
         self.leave_host().await;
         let gone = Failure::new("this node is no longer up", "bring it up: `meshd up`");

@@ -219,7 +219,8 @@ const fn is_reading(ask: &Ask) -> bool {
         | Ask::Logs(_)
         | Ask::CreateDevice(_)
         | Ask::Logout(_)
-        | Ask::Drain(_) => false,
+        | Ask::Drain(_)
+        | Ask::Expose(_) => false,
     }
 }
 

@@ -185,6 +185,26 @@ impl Policy {
         })
     }
 
+    /// The ranges of `protocol` that a node of class `src` may publish under `name` on an exit of class
+    /// `exit`, in the order of the text. Port 0 is in none.
+    pub fn exposable_ports<'a>(
+        &'a self,
+        src: &'a ClassKey,
+        name: &'a DnsName,
+        protocol: u8,
+        exit: &'a ClassKey,
+    ) -> impl Iterator<Item = std::ops::RangeInclusive<u16>> + 'a {
+        let entries = self.exposes.iter().filter(move |e| {
+            self.any_names(&e.src, src)
+                && self.any_names(&e.on, exit)
+                && e.names.iter().any(|pattern| name_matches(pattern, name))
+        });
+        let ranges = entries.flat_map(|e| e.ports.iter());
+        ranges
+            .filter(move |range| range.protocol.is_none_or(|own| own == protocol))
+            .map(|range| range.first.max(1)..=range.last)
+    }
+
     fn any_names(&self, selectors: &[Selector], class: &ClassKey) -> bool {
         selectors.iter().any(|s| s.names_class(class, &self.names.groups))
     }

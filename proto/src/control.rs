@@ -4,6 +4,7 @@
 //! updates flow, and each side may send the others at any time. A kind of message that the receiver
 //! does not know decodes to [`crate::DecodeError::UnknownKind`] and is skipped.
 
+use crate::expose::{Claim, ExitOffer};
 use crate::{
     DecodeError, Endpoint, Epoch, Hint, Hostname, MapDigest, MeshAddrs, NetworkId, NodeId, NodeKey, Prefix,
     RelayId, UnixSeconds, Version, netmap::MapUpdate,
@@ -102,6 +103,10 @@ pub struct Offer {
     pub exit_node: bool,
     /// The name it asks for; `None`: keep the present one.
     pub hostname: Option<Hostname>,
+    /// That it is a public exit.
+    pub exit: Option<ExitOffer>,
+    /// What it wants to publish on exits.
+    pub claims: Vec<Claim>,
 }
 
 /// How far a map is.

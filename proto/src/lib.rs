@@ -13,6 +13,7 @@ pub mod addr;
 pub mod channel;
 pub mod control;
 pub mod digest;
+pub mod expose;
 pub mod gateway;
 pub mod hint;
 pub mod id;

@@ -44,3 +44,5 @@ pub const MAX_GATEWAY_ENDPOINTS: usize = 1024;
 pub const MAX_GATEWAY_CERTIFICATES: usize = 1024;
 /// Most names, rules, matches or changes in one list of a gateway configuration.
 pub const MAX_GATEWAY_TERMS: usize = 256;
+/// Most claims of a node, and most ports that an exit says it cannot serve.
+pub const MAX_CLAIMS: usize = 64;

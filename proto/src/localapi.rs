@@ -25,7 +25,7 @@ pub const LENGTH_PREFIX: usize = 4;
 #[derive(Clone, PartialEq, Message)]
 pub struct Request {
     /// The question.
-    #[prost(oneof = "Ask", tags = "1, 2, 3, 4, 5, 6, 7, 8, 20, 40, 41, 42")]
+    #[prost(oneof = "Ask", tags = "1, 2, 3, 4, 5, 6, 7, 8, 20, 40, 41, 42, 60")]
     pub ask: Option<Ask>,
 }
 
@@ -68,6 +68,28 @@ pub enum Ask {
     /// Take no new flows for the networks behind this node, or take them again.
     #[prost(message, tag = "42")]
     Drain(Drain),
+    /// Publish, as long as the asking client stays. Answers with what became of it, each time it changes.
+    #[prost(message, tag = "60")]
+    Expose(Expose),
+}
+
+/// What to publish.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Expose {
+    /// The claims; the daemon keeps them as long as the client stays connected.
+    #[prost(message, repeated, tag = "1")]
+    pub claims: Vec<crate::expose::ClaimMsg>,
+}
+
+/// What became of the claims of one client.
+#[derive(Clone, PartialEq, Eq, Message, Serialize)]
+pub struct Exposed {
+    /// One for each claim that the coordinator has answered.
+    #[prost(message, repeated, tag = "1")]
+    pub claims: Vec<crate::expose::Published>,
+    /// Whether the coordinator is connected now.
+    #[prost(bool, tag = "2")]
+    pub connected: bool,
 }
 
 /// Nothing to say.
@@ -151,7 +173,7 @@ pub struct Response {
     #[prost(bool, tag = "1")]
     pub last: bool,
     /// The answer.
-    #[prost(oneof = "Tell", tags = "2, 3, 4, 5, 6, 7, 8, 20, 40, 41")]
+    #[prost(oneof = "Tell", tags = "2, 3, 4, 5, 6, 7, 8, 20, 40, 41, 60")]
     pub tell: Option<Tell>,
 }
 
@@ -188,6 +210,9 @@ pub enum Tell {
     /// Which ways data went.
     #[prost(message, tag = "41")]
     PathHistory(PathHistory),
+    /// What became of what is published.
+    #[prost(message, tag = "60")]
+    Exposed(Exposed),
 }
 
 /// Something did not work.

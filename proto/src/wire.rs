@@ -5,6 +5,7 @@
 
 pub(crate) mod control;
 pub(crate) mod entry;
+mod expose;
 pub(crate) mod key;
 
 use crate::{Endpoint, MeshAddrs, MeshPrefixes, Prefix, id::NameError, keys::KeyError};

@@ -104,6 +104,10 @@ where
         version: Version(0),
         digest: MapDigest::EMPTY,
     };
+    // What it publishes is taken as from a running session: with the others that were offered.
+    let published = |n: &Arc<crate::model::NodeRecord>| !n.publishing.is_empty();
+    let publishes = hello.offer.exit.is_some() || !hello.offer.claims.is_empty();
+    let offers = publishes || model.nodes.get(&node).is_some_and(published);
     let mut session = Session {
         seat,
         node_key: hello.node_key,
@@ -115,7 +119,7 @@ where
         expired: false,
         last_snapshot: None,
         retry_admission: None,
-        offer: None,
+        offer: offers.then(|| (hello.offer.clone(), clock::timer_now())),
         nonce: 0,
         rate: (0, clock::timer_now() + RATE_WINDOW),
     };
@@ -407,8 +411,12 @@ impl Session {
         self.offer = None;
         let routes: BTreeSet<_> = offer.routes.iter().copied().collect();
         let service = self.seat.hub().service();
-        let name = offer.hostname.as_ref();
-        match service.advertise(self.seat.node, &routes, offer.exit_node, name, clock::unix_now()).await {
+        let (name, node, now) = (offer.hostname.as_ref(), self.seat.node, clock::unix_now());
+        let mut taken = service.advertise(node, &routes, offer.exit_node, name, now).await;
+        if taken.is_ok() {
+            taken = service.publish(node, offer.exit.as_ref(), &offer.claims, now).await;
+        }
+        match taken {
             Ok(()) => {}
             // The newest counts, and it counts in the end: what came before it is no loss.
             Err(RegisterError::TooOften { wait }) => {

@@ -2,6 +2,7 @@
 
 use super::cell::{Cell, CellKey, Device, Sight};
 use super::{has_session, is_member};
+use crate::exposing::Link;
 use crate::model::{Model, NodeRecord};
 use meshd_policy::{Compiled, NodeView, Party};
 use meshd_proto::netmap::{FilterRule, PeerKind, RuleSource, RuleTarget, TargetAddr};
@@ -79,8 +80,17 @@ impl Access {
 
     /// What two cells see of each other; `None`: nothing, in either direction.
     pub(super) fn sight(a: &Cell, b: &Cell) -> Option<(Sight, Sight)> {
+        let (links, back) = (link(a, b), link(b, a));
         let (a, b) = (&a.parties, &b.parties);
-        b.all().any(|party| a.connects(party)).then(|| (a.sight_of(b), b.sight_of(a)))
+        let connected = b.all().any(|party| a.connects(party));
+        if !connected && links.is_none() && back.is_none() {
+            return None;
+        }
+        let (mut ab, mut ba) =
+            if connected { (a.sight_of(b), b.sight_of(a)) } else { (Sight::default(), Sight::default()) };
+        ab.reaches |= back.is_some_and(|l| !l.ports.is_empty());
+        ba.reaches |= links.is_some_and(|l| !l.ports.is_empty());
+        Some((ab, ba))
     }
 
     /// The filter of a cell. Plain devices count by address wherever they are not peers: as sources of
@@ -98,6 +108,17 @@ impl Access {
                 rules.insert(derived(id, "device", device.id.0), towards(rule, &device.addrs));
             }
         }
+        for link in cell.key.links.iter().filter(|link| !link.ports.is_empty()) {
+            let dsts = link.ports.iter().map(|(protocol, port)| RuleTarget {
+                to: TargetAddr::Myself,
+                protocol: Some(*protocol),
+                first_port: *port,
+                last_port: *port,
+            });
+            let srcs = link.addrs.iter().map(|ip| RuleSource::Prefix(Prefix::host(ip))).collect();
+            let rule = FilterRule { line: 0, srcs, dsts: dsts.collect() };
+            rules.insert(derived(RuleId(link.other.0), "exposed", 0), rule);
+        }
         let devices: Vec<(ClassId, MeshAddrs)> = seen
             .flat_map(|(other, sight)| sight.devices.iter().map(move |(id, _)| (other, *id)))
             .filter_map(|(other, id)| other.devices.iter().find(|d| d.record.id == id))
@@ -108,6 +129,11 @@ impl Access {
         }
         rules
     }
+}
+
+/// What publishing has between a cell and a node of another one.
+fn link<'a>(of: &'a Cell, other: &Cell) -> Option<&'a Link> {
+    of.key.links.iter().find(|link| other.members.contains_key(&link.other))
 }
 
 /// The classes of nodes that are in a cell, and of the devices behind them.

@@ -3,6 +3,7 @@
 use super::access::{Access, Parties};
 use super::names::Shown;
 use super::{Model, Sealed, is_member, peer_entry};
+use crate::exposing::Link;
 use crate::model::NodeRecord;
 use meshd_proto::netmap::PeerKind;
 use meshd_proto::{ClassId, MapDigest, MeshAddrs, NodeId, Prefix, Version};
@@ -17,21 +18,29 @@ pub(super) struct CellId(pub(super) u32);
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct CellKey {
     pub(super) class: ClassId,
-    /// Set when the policy names one of its addresses: then it is a cell of its own.
+    /// Set when the policy names one of its addresses, or it has links: then it is a cell of its own.
     pub(super) named: Option<MeshAddrs>,
     /// Active routes, sorted.
     pub(super) routes: Vec<Prefix>,
     /// Plain WireGuard devices behind it, with the version that last touched each.
     pub(super) devices: Vec<(NodeId, Version)>,
+    /// Whom it reaches, or lets in, for what is published on exits.
+    pub(super) links: Vec<Link>,
 }
 
 impl CellKey {
-    pub(super) fn of(node: &NodeRecord, devices: &[Arc<NodeRecord>], access: &Access) -> Self {
+    pub(super) fn of(
+        node: &NodeRecord,
+        devices: &[Arc<NodeRecord>],
+        access: &Access,
+        links: &[Link],
+    ) -> Self {
         Self {
             class: node.class,
-            named: access.names(&node.addrs).then_some(node.addrs),
+            named: (access.names(&node.addrs) || !links.is_empty()).then_some(node.addrs),
             routes: super::sorted(node.active_routes()),
             devices: devices.iter().map(|d| (d.id, d.changed)).collect(),
+            links: links.to_vec(),
         }
     }
 }

@@ -83,6 +83,7 @@ impl View {
         upserts.extend(sees.routes().into_iter().map(Entry::Route));
         upserts.extend(sees.records().iter().map(|r| r.entry.clone()));
         upserts.extend(sees.device_records().into_values());
+        upserts.extend(self.exposed.sections(node).iter().map(|s| s.entry.clone()));
         Some(Delta { upserts, removes: Vec::new(), digest: self.digest(node)? })
     }
 
@@ -105,6 +106,7 @@ impl View {
         sees.routes().into_iter().for_each(|route| digest.add(&Entry::Route(route).encode()));
         sees.records().iter().for_each(|r| digest.join(r.digest));
         sees.device_records().values().for_each(|r| digest.add(&r.encode()));
+        self.exposed.sections(node).iter().for_each(|s| digest.join(s.digest));
         Some(digest)
     }
 
@@ -124,6 +126,10 @@ impl View {
         }
         new.diff_cells(&old, &change.cells, &mut delta);
         new.diff_records(&old, &mut delta);
+        if !Arc::ptr_eq(&self.exposed, &before.exposed) {
+            let (was, is) = (before.exposed.sections(node), self.exposed.sections(node));
+            delta.put_all(&by_key(was), &by_key(is));
+        }
         Some(delta)
     }
 

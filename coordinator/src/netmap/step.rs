@@ -2,6 +2,7 @@
 
 use super::access::Access;
 use super::cell::{Cell, CellId, CellKey, Device, Rules, Sight, devices_by_via};
+use super::exposed::Exposed;
 use super::names::{self, End, Names, Shown};
 use super::{Common, Sealed, View, has_session, is_member, peer_entry};
 use crate::model::{Change, Model, NodeRecord};
@@ -47,6 +48,7 @@ impl View {
             names: Arc::new(Names::new(&model)),
             hosts: Arc::default(),
             common: Arc::new(Common::new(&model)),
+            exposed: Arc::new(Exposed::new(&model)),
             model,
             access,
             cells: BTreeMap::new(),
@@ -74,17 +76,24 @@ impl View {
             view.names = Arc::new(Names::new(&view.model));
         }
         let mut nodes: BTreeSet<NodeId> = changes.iter().filter_map(node_of).collect();
+        view.refresh_exposed(self, changes, &nodes);
+        let retold = view.exposed.retold(&self.exposed);
         if changes.contains(&Change::Policy) {
             view.access = Arc::new(Access::new(&view.model));
             view.fill(Some(self));
-            let concern = if everybody { Concern::All } else { Concern::Nodes(view.differing(self)) };
-            return (view, concern);
+            if everybody {
+                return (view, Concern::All);
+            }
+            let mut concern = view.differing(self);
+            concern.extend(retold.into_iter().filter(|id| view.has_map(*id)));
+            return (view, Concern::Nodes(concern));
         }
         if !nodes.is_empty() && !view.access.knows_classes_of(&view.model) {
             // Only rules name classes, and only those of cells that see the new or gone one: `replace` makes
             // them anew. What was said of the other cells holds, the policy is the same.
             view.access = Arc::new(Access::new(&view.model));
         }
+        nodes.extend(view.exposed.relinked(&self.exposed));
         // A device is part of the node it is joined through, before and after.
         for id in nodes.clone() {
             nodes.extend(self.record(id).and_then(|n| n.via));
@@ -105,7 +114,8 @@ impl View {
         if everybody {
             return (view, Concern::All);
         }
-        let concern = view.concerned(self, &touched, records_for_all);
+        let mut concern = view.concerned(self, &touched, records_for_all);
+        concern.extend(retold.into_iter().filter(|id| view.has_map(*id)));
         (view, Concern::Nodes(concern))
     }
 
@@ -162,7 +172,7 @@ impl View {
         known: Option<Arc<Sealed>>,
         before: Option<&Self>,
     ) -> (CellId, bool) {
-        let key = CellKey::of(node, &behind, &self.access);
+        let key = CellKey::of(node, &behind, &self.access, self.exposed.links(node.id));
         let sealed = known.unwrap_or_else(|| Arc::new(Sealed::new(peer_entry(node))));
         let (id, fresh) = match self.ids.get(&key) {
             Some(id) => (*id, false),

@@ -8,13 +8,19 @@ use meshd_proto::{
 };
 use proptest::prelude::*;
 
+mod exposed;
+
 const NETWORK: NetworkId = NetworkId::from_bytes([1; 16]);
 /// Node ids in random histories are 1..=NODES, devices above.
 const NODES: u64 = 9;
 const DEVICES: u64 = 3;
 
-const POLICIES: [&str; 6] = [
-    r#"{"acls":[{"action":"accept","src":["*"],"dst":["*:*"]}]}"#,
+const POLICIES: [&str; 7] = [
+    r#"{"acls":[{"action":"accept","src":["*"],"dst":["*:*"]}],
+        "expose":[{"src":["u1","tag:t1"],"on":["tag:t2","u2"],"names":["*.k.example","*.home.internal"],
+                   "ports":["tcp:443","tcp:20000-20002"]}]}"#,
+    r#"{"expose":[{"src":["u1","u2","u3"],"on":["tag:t1"],"names":["*.k.example","*.home.internal"],
+                   "ports":["tcp:443","udp:20000-20002","tcp:20000-20002"]}]}"#,
     r#"{}"#,
     r#"{"groups":{"group:dev":["u1","u2"]},
         "acls":[{"action":"accept","src":["group:dev"],"dst":["tag:t1:22","10.1.0.0/16:*"]},
@@ -88,6 +94,7 @@ fn node(id: u64) -> NodeRecord {
         created: UnixSeconds(1),
         kind: PeerKind::Meshd,
         via: None,
+        publishing: crate::model::Publishing::default(),
         changed: Version(0),
     }
 }
@@ -172,7 +179,7 @@ fn random_write(model: &Model, (kind, a, b): (u8, u8, u8)) -> Vec<Write> {
     let routes: Vec<Prefix> =
         ["10.1.0.0/16", "10.2.0.0/16", "10.1.2.0/24", "192.168.1.0/24"].map(|p| p.parse().unwrap()).to_vec();
     let pick = routes[usize::from(b) % routes.len()];
-    match kind % 16 {
+    match kind % 18 {
         0..=2 => {
             record.owner = Owner::local(["u1", "u2", "u3"][usize::from(b) % 3]);
             record.tags.clear();
@@ -234,6 +241,8 @@ fn random_write(model: &Model, (kind, a, b): (u8, u8, u8)) -> Vec<Write> {
             };
             return vec![Write::PutRelay(relay)];
         }
+        16 => exposed::offer(&mut record, b),
+        17 => exposed::claim(&mut record, a, b),
         _ => {
             let id = 20 + u64::from(b) % DEVICES;
             if b > 200 {

@@ -82,6 +82,7 @@ impl Service {
             created: now,
             kind: PeerKind::PlainWireguard,
             via: Some(via),
+            publishing: crate::model::Publishing::default(),
             changed: Version(0),
         };
         let audit = vec![draft(actor, "device.create", name, format_args!("through {}", router.name))];

@@ -224,6 +224,7 @@ fn plan_join(
         created: now,
         kind: PeerKind::Meshd,
         via: None,
+        publishing: crate::model::Publishing::default(),
         changed: Version(0),
     };
     policy::auto_approve(&model.policy, &mut node);

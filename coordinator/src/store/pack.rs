@@ -1,7 +1,7 @@
 //! Values as columns and back. A column that cannot be read is an error that names it.
 
 use super::{StoreError, uint};
-use crate::model::Owner;
+use crate::model::{Owner, Publishing};
 use meshd_proto::netmap::{RecordSet, RecordType, RecordValue, SplitRoute};
 use meshd_proto::{Endpoint, Tag, UnixSeconds};
 use sqlx::Row;
@@ -110,6 +110,21 @@ pub(super) fn read_split(row: &SqliteRow) -> Result<Vec<SplitRoute>, StoreError>
 
 pub(super) fn read_endpoints(row: &SqliteRow, column: &'static str) -> Result<Vec<Endpoint>, StoreError> {
     Ok(read_list::<std::net::SocketAddr>(row, column)?.into_iter().map(Endpoint).collect())
+}
+
+/// What a node publishes, as JSON; nothing is `{}`.
+pub(super) fn publishing(publishing: &Publishing) -> String {
+    let nothing = || "{}".to_owned();
+    if publishing.is_empty() {
+        nothing()
+    } else {
+        serde_json::to_string(publishing).unwrap_or_else(|_| nothing())
+    }
+}
+
+pub(super) fn read_publishing(row: &SqliteRow) -> Result<Publishing, StoreError> {
+    let text: String = row.try_get("publishing")?;
+    serde_json::from_str(&text).map_err(|e| StoreError::corrupt("publishing", e))
 }
 
 pub(super) fn record_values(set: &RecordSet) -> String {

@@ -170,8 +170,8 @@ async fn put_node(tx: &mut SqliteConnection, node: &NodeRecord, version: Version
     sqlx::query(
         "INSERT INTO nodes (id, machine_key, node_key, name, renamed, v4, v6, issuer, subject, display, tags, class,
            exit_advertised, exit_approved, key_expires, ephemeral, admitted, revoked, machine_id, os,
-           client_version, created, kind, via, changed)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+           client_version, created, kind, via, changed, publishing)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
          ON CONFLICT (id) DO UPDATE SET
            machine_key = excluded.machine_key, node_key = excluded.node_key, name = excluded.name,
            renamed = excluded.renamed, v4 = excluded.v4, v6 = excluded.v6, issuer = excluded.issuer,
@@ -180,7 +180,7 @@ async fn put_node(tx: &mut SqliteConnection, node: &NodeRecord, version: Version
            key_expires = excluded.key_expires, ephemeral = excluded.ephemeral, admitted = excluded.admitted,
            revoked = excluded.revoked, machine_id = excluded.machine_id, os = excluded.os,
            client_version = excluded.client_version, kind = excluded.kind, via = excluded.via,
-           changed = excluded.changed",
+           changed = excluded.changed, publishing = excluded.publishing",
     )
     .bind(int(node.id.0))
     .bind(node.machine_key.map(|k| k.as_bytes().to_vec()))
@@ -207,6 +207,7 @@ async fn put_node(tx: &mut SqliteConnection, node: &NodeRecord, version: Version
     .bind(kind_name(node.kind))
     .bind(node.via.map(|id| int(id.0)))
     .bind(int(version.0))
+    .bind(pack::publishing(&node.publishing))
     .execute(&mut *tx)
     .await?;
     sqlx::query("UPDATE mesh SET next_node = max(next_node, ?) WHERE id = 1")

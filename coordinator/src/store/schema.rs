@@ -8,7 +8,10 @@ use super::{StateDir, StoreError, backup};
 use meshd_proto::UnixSeconds;
 use sqlx::{AssertSqlSafe, Connection, Row, SqliteConnection};
 
-const MIGRATIONS: &[&str] = &[V1, V2];
+const MIGRATIONS: &[&str] = &[V1, V2, V3];
+
+/// What nodes publish, and which of them are public exits: JSON.
+const V3: &str = "ALTER TABLE nodes ADD COLUMN publishing TEXT NOT NULL DEFAULT '{}';";
 
 /// People, their sessions and invitations; scopes of API tokens.
 const V2: &str = "

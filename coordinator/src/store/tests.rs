@@ -45,6 +45,7 @@ fn node(id: u64) -> NodeRecord {
         created: NOW,
         kind: if id == 3 { PeerKind::PlainWireguard } else { PeerKind::Meshd },
         via: (id == 3).then_some(NodeId(1)),
+        publishing: crate::model::Publishing::default(),
         changed: Version(0),
     }
 }
@@ -209,7 +210,7 @@ async fn a_database_of_a_later_release_is_refused() {
     sqlx::raw_sql("PRAGMA user_version = 99").execute(&mut store.conn).await.unwrap();
     drop(store);
     let opened = Store::open(StateDir::open(dir.path()).unwrap(), NOW).await;
-    assert!(matches!(opened, Err(StoreError::Newer { found: 99, known: 2 })));
+    assert!(matches!(opened, Err(StoreError::Newer { found: 99, known: 3 })));
 }
 
 #[tokio::test]

@@ -51,7 +51,7 @@ pub(super) struct ServeArgs {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum LogFormat {
+pub(super) enum LogFormat {
     Off,
     Json,
     Text,
@@ -66,11 +66,7 @@ pub(super) fn run(args: ServeArgs) -> Result<()> {
 
 async fn serve(args: ServeArgs) -> Result<()> {
     let mut tasks = JoinSet::new();
-    let log = match args.access_log {
-        LogFormat::Off => AccessLog::default(),
-        LogFormat::Json => open_log(Format::Json, args.access_log_file.as_deref(), &mut tasks)?,
-        LogFormat::Text => open_log(Format::Text, args.access_log_file.as_deref(), &mut tasks)?,
-    };
+    let log = start_log(args.access_log, args.access_log_file.as_deref(), &mut tasks)?;
     let (dialers, reach) = if args.exit {
         let mesh = MeshInterface::new(&args.mesh_interface);
         (Dialers { host: None, mesh: Some(Arc::new(mesh)) }, Reach::MeshOnly)
@@ -131,6 +127,19 @@ async fn serve(args: ServeArgs) -> Result<()> {
         tracing::warn!("connections were still open after {} s", args.drain);
     }
     Ok(())
+}
+
+/// The access log, written by a task of its own.
+pub(super) fn start_log(
+    format: LogFormat,
+    file: Option<&Path>,
+    tasks: &mut JoinSet<()>,
+) -> Result<AccessLog> {
+    match format {
+        LogFormat::Off => Ok(AccessLog::default()),
+        LogFormat::Json => open_log(Format::Json, file, tasks),
+        LogFormat::Text => open_log(Format::Text, file, tasks),
+    }
 }
 
 fn open_log(format: Format, file: Option<&Path>, tasks: &mut JoinSet<()>) -> Result<AccessLog> {

@@ -76,6 +76,10 @@ impl Daemon {
                 Ok(()) => return,
                 Err(failure) => Response::last(Tell::Failed(failure)),
             },
+            Ask::Expose(expose) => match self.expose(expose, answers.clone()) {
+                Ok(()) => return,
+                Err(failure) => Response::last(Tell::Failed(failure)),
+            },
             Ask::Drain(drain) => match self.drain(drain) {
                 Ok(()) => Response::last(Tell::Done(Empty {})),
                 Err(failure) => Response::last(Tell::Failed(failure)),

@@ -1,6 +1,5 @@
 //! From a map and settings to the host: engine settings, addresses, routes, firewall, names.
 
-use super::running::offer;
 use super::scan::Request;
 use super::targets::peer_called;
 use super::{Daemon, Hindrance};
@@ -44,6 +43,7 @@ impl Daemon {
                 self.keep_membership(membership);
                 self.map_confirmed();
                 self.progress("connected to the coordinator");
+                self.tell_publishers();
                 if let Some(running) = &mut self.running {
                     // Its address may be new, and so may be that of the relay inside it.
                     running.resolve_relays(true);
@@ -178,14 +178,16 @@ impl Daemon {
         running.resolve_relays(false);
         let look = if running.applied { Look::No } else { Look::BeforeUp };
         self.apply_host(look).await;
+        self.tell_publishers();
         self.node_is_up().await;
     }
 
     /// Changed settings: offer them, put them in force.
     pub(super) async fn apply_settings(&mut self) {
-        if let Some(running) = &mut self.running {
-            running.tell_control(Command::Advertise(offer(&self.intent.settings)));
-            if running.applied {
+        if let Some(running) = &self.running {
+            let applied = running.applied;
+            self.advertise();
+            if applied {
                 self.apply_host(Look::BeforeUp).await;
                 return;
             }

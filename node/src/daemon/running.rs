@@ -437,6 +437,8 @@ pub(super) fn offer(settings: &crate::settings::Settings) -> Offer {
         routes: settings.advertise_routes.clone(),
         exit_node: settings.advertise_exit_node,
         hostname: settings.hostname.clone(),
+        exit: None,
+        claims: Vec::new(),
     }
 }
 

@@ -16,9 +16,10 @@ use super::stream::{TcpListener, TcpStream};
 use super::target::{Host, Target};
 use super::udp::UdpSocket;
 use crate::config::DaemonConfig;
-use crate::daemon::{self, DaemonError};
+use crate::daemon::{self, DaemonError, Seam, Sections};
 use crate::local_api::Question;
 use crate::logs::LogRing;
+use meshd_proto::expose::ExitOffer;
 use meshd_proto::localapi::{Ask, Empty, Failure, Response, Settings, Status, Tell, Up};
 use std::io;
 use std::net::IpAddr;
@@ -42,6 +43,7 @@ pub struct NodeConfig {
     mtu: u16,
     patience: Duration,
     userspace: UserspaceConfig,
+    exit: Option<ExitOffer>,
 }
 
 impl NodeConfig {
@@ -56,6 +58,7 @@ impl NodeConfig {
             mtu: 1380,
             patience: Duration::from_secs(30),
             userspace: UserspaceConfig::default(),
+            exit: None,
         }
     }
 
@@ -81,6 +84,12 @@ impl NodeConfig {
     #[must_use]
     pub fn with_patience(self, patience: Duration) -> Self {
         Self { patience, ..self }
+    }
+
+    /// Offers the node as a public exit from the start.
+    #[must_use]
+    pub fn with_exit(self, offer: ExitOffer) -> Self {
+        Self { exit: Some(offer), ..self }
     }
 
     /// Limits of the stack.
@@ -121,6 +130,8 @@ pub struct Node {
     access: watch::Receiver<Option<Dialer>>,
     task: JoinSet<Result<(), DaemonError>>,
     stop: CancellationToken,
+    sections: watch::Receiver<Sections>,
+    exit: watch::Sender<Option<ExitOffer>>,
 }
 
 impl Node {
@@ -133,16 +144,18 @@ impl Node {
             DaemonConfig::userspace(config.state_dir, config.port, config.mtu, config.userspace);
         let (questions, asked) = mpsc::channel(QUESTIONS);
         let (access_tx, access) = watch::channel(None);
+        let (sections_tx, sections) = watch::channel(Sections::default());
+        let (exit, exit_rx) = watch::channel(config.exit);
         let stop = CancellationToken::new();
         let mut task = JoinSet::new();
         task.spawn(Box::pin(daemon::run_inside(
             daemon_config,
             LogRing::default(),
             asked,
-            access_tx,
+            (access_tx, Seam::new(sections_tx, exit_rx)),
             stop.clone(),
         )));
-        let mut node = Self { questions, access, task, stop };
+        let mut node = Self { questions, access, task, stop, sections, exit };
         let up = Ask::Up(Up {
             token: config.token.as_ref().map(|token| token.to_string()),
             settings: Some(config.settings),
@@ -183,6 +196,21 @@ impl Node {
     /// When it is not.
     pub fn dialer(&self) -> Result<Dialer, DialError> {
         self.access.borrow().clone().ok_or(DialError::Down)
+    }
+
+    /// The same, for somebody who outlives a restart of the node within this program.
+    pub fn access(&self) -> watch::Receiver<Option<Dialer>> {
+        self.access.clone()
+    }
+
+    /// The sections of the map for gateways on this node, and their changes.
+    pub fn sections(&self) -> watch::Receiver<Sections> {
+        self.sections.clone()
+    }
+
+    /// Offers the node as a public exit, with this from now on.
+    pub fn offer_exit(&self, offer: ExitOffer) {
+        self.exit.send_replace(Some(offer));
     }
 
     /// Connects to a host of the mesh, or to one behind its nodes, by name or address. Never leaves the

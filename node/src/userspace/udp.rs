@@ -7,7 +7,7 @@ use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 /// A UDP socket on the node's own addresses.
 pub struct UdpSocket {
@@ -65,25 +65,47 @@ impl UdpSocket {
     /// # Errors
     /// When the stack has stopped.
     pub async fn recv_from(&self, room: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
-        poll_fn(|cx| {
-            let mut stack = self.shared.lock();
-            let socket = stack.udp_socket(self.handle);
-            if !socket.is_open() {
-                return Poll::Ready(Err(io::Error::new(io::ErrorKind::NotConnected, "this node is down")));
+        poll_fn(|cx| self.poll_recv_from(cx, room)).await
+    }
+
+    /// [`Self::recv_from`], for who polls by himself.
+    ///
+    /// # Errors
+    /// When the stack has stopped.
+    pub fn poll_recv_from(
+        &self,
+        cx: &mut Context<'_>,
+        room: &mut [u8],
+    ) -> Poll<io::Result<(usize, SocketAddr)>> {
+        let mut stack = self.shared.lock();
+        let socket = stack.udp_socket(self.handle);
+        if !socket.is_open() {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::NotConnected, "this node is down")));
+        }
+        match socket.recv() {
+            Ok((data, meta)) => {
+                let len = data.len().min(room.len());
+                room[..len].copy_from_slice(&data[..len]);
+                Poll::Ready(Ok((len, SocketAddr::new(meta.endpoint.addr.into(), meta.endpoint.port))))
             }
-            match socket.recv() {
-                Ok((data, meta)) => {
-                    let len = data.len().min(room.len());
-                    room[..len].copy_from_slice(&data[..len]);
-                    Poll::Ready(Ok((len, SocketAddr::new(meta.endpoint.addr.into(), meta.endpoint.port))))
-                }
-                Err(RecvError::Exhausted | RecvError::Truncated) => {
-                    socket.register_recv_waker(cx.waker());
-                    Poll::Pending
-                }
+            Err(RecvError::Exhausted | RecvError::Truncated) => {
+                socket.register_recv_waker(cx.waker());
+                Poll::Pending
             }
-        })
-        .await
+        }
+    }
+
+    /// Sends a datagram if there is room for it now; a full queue drops it, as networks do.
+    ///
+    /// # Errors
+    /// As [`Self::send_to`].
+    pub fn try_send_to(&self, data: &[u8], to: SocketAddr) -> io::Result<()> {
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let sent = std::pin::pin!(self.send_to(data, to)).poll(&mut cx);
+        match sent {
+            Poll::Ready(result) => result,
+            Poll::Pending => Ok(()),
+        }
     }
 }
 

@@ -79,6 +79,9 @@ fn nothing_is_exposed_unless_an_entry_names_source_name_port_and_exit() {
             && may("b.a.apps.example.com", 17, 443)
             && may("example.com", 6, 443)
     );
+    let name: DnsName = "example.com".parse().unwrap();
+    assert_eq!(p.exposable_ports(&k8s, &name, 17, &exit).collect::<Vec<_>>(), [443..=443]);
+    assert_eq!(p.exposable_ports(&exit, &name, 17, &exit).count(), 0);
     assert!(!may("apps.example.com", 6, 443) && !may("evilapps.example.com", 6, 443));
     assert!(!may("example.com", 6, 80) && !may("www.example.com", 6, 443));
     assert!(!p.may_expose(&exit, &"example.com".parse().unwrap(), 6, 443, &exit));

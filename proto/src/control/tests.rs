@@ -1,4 +1,5 @@
 use super::*;
+use crate::expose::{ClaimKind, Transport};
 use crate::netmap::{Entry, EntryKey};
 
 fn position() -> MapPosition {
@@ -25,6 +26,20 @@ fn hello() -> Hello {
             routes: vec!["192.168.1.0/24".parse().unwrap()],
             exit_node: true,
             hostname: Some("pi".parse().unwrap()),
+            exit: Some(ExitOffer {
+                name: Some("exit.example".parse().unwrap()),
+                addrs: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
+                taken: vec![(Transport::Udp, 53)],
+            }),
+            claims: vec![Claim {
+                id: 7,
+                kind: ClaimKind::Web,
+                name: Some("*.kl.example".parse().unwrap()),
+                port: 443,
+                target: 8443,
+                plain_target: 8080,
+                exit: Some("exit1".parse().unwrap()),
+            }],
         },
         resume: Some(position()),
     }

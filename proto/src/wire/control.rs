@@ -1,12 +1,14 @@
 //! Control messages on the wire.
 
 use super::entry::{EntryMsg, entries, entries_msg};
+use super::expose::{ExitMsg, claims, exit, exit_msg};
 use super::key::{KeyMsg, key, key_msg};
 use super::{
     DecodeError, Decoded, addrs, addrs_bytes, bounded, endpoint_bytes, endpoints, fixed, prefix_bytes,
     prefixes, text,
 };
 use crate::control::{Answer, Call, Hello, MapPosition, Offer, Refusal, RefusalCode, ToCoordinator, ToNode};
+use crate::expose::ClaimMsg;
 use crate::netmap::MapUpdate;
 use crate::{Epoch, Hint, MapDigest, NetworkId, NodeId, NodeKey, RelayId, UnixSeconds, Version, limits};
 use prost::{Message, Oneof};
@@ -78,6 +80,10 @@ struct OfferMsg {
     exit_node: bool,
     #[prost(string, optional, tag = "3")]
     hostname: Option<String>,
+    #[prost(message, optional, tag = "4")]
+    exit: Option<ExitMsg>,
+    #[prost(message, repeated, tag = "5")]
+    claims: Vec<ClaimMsg>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -456,6 +462,8 @@ fn offer_msg(o: &Offer) -> OfferMsg {
         routes: o.routes.iter().map(|p| prefix_bytes(*p)).collect(),
         exit_node: o.exit_node,
         hostname: o.hostname.as_ref().map(ToString::to_string),
+        exit: o.exit.as_ref().map(exit_msg),
+        claims: o.claims.iter().map(ClaimMsg::from).collect(),
     }
 }
 
@@ -464,6 +472,8 @@ fn offer(o: OfferMsg) -> Decoded<Offer> {
         routes: prefixes("routes", &o.routes)?,
         exit_node: o.exit_node,
         hostname: o.hostname.map(|h| h.parse()).transpose()?,
+        exit: o.exit.map(exit).transpose()?,
+        claims: claims(o.claims)?,
     })
 }
 

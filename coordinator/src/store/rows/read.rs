@@ -1,8 +1,8 @@
 //! From rows to the model.
 
 use super::super::pack::{
-    bytes, bytes_or_none, number, parsed, read_endpoints, read_list, read_owner, read_record_values,
-    read_split, read_tags, small, time_or_none,
+    bytes, bytes_or_none, number, parsed, read_endpoints, read_list, read_owner, read_publishing,
+    read_record_values, read_split, read_tags, small, time_or_none,
 };
 use super::super::{Keys, Loaded, StoreError};
 use crate::model::{ClassKey, MeshSettings, Model, NodeRecord};
@@ -138,6 +138,7 @@ fn node(row: &SqliteRow, routes: &mut Routes) -> Result<NodeRecord, StoreError> 
             other => return Err(StoreError::corrupt("kind", other)),
         },
         via: via.map(|v| NodeId(super::super::uint(v))),
+        publishing: read_publishing(row)?,
         changed: Version(number(row, "changed")?),
     })
 }
