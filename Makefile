@@ -131,7 +131,7 @@ k8s-up: root build ## a Kubernetes to play with, until Ctrl-C: NODES= nodes (2),
 	@MESHD_K8S_CONTROL_PLANE=$$(bash tests/k8s/control-plane/build) "$(CARGO_TARGET_DIR)/debug/k8s-up" $(or $(NODES),2) $(or $(PROXY),nftables)
 
 bulk: root build ## 10 GiB (BULK_MIB=) through the mesh, every byte compared, while links flap and keys change
-	@BULK_MIB=$(or $(BULK_MIB),10240) $(STEP) bulk cargo test --locked -p meshd-lab --no-fail-fast --test bulk -- --nocapture --test-threads=1
+	@BULK_STRICT=1 BULK_MIB=$(or $(BULK_MIB),10240) $(STEP) bulk cargo test --locked -p meshd-lab --no-fail-fast --test bulk -- --nocapture --test-threads=1
 
 interop: root build ## wireguard-go as a peer
 	@$(STEP) interop cargo test --locked -p meshd-lab --no-fail-fast --test interop -- --nocapture

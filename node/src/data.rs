@@ -6,8 +6,9 @@
 //! datagrams (GRO) becomes one write of a super-packet. Whatever the kernel lacks is found out at run
 //! time and done packet by packet.
 //!
-//! With several threads each has a queue of the device and sockets of its own: the kernel keeps a flow
-//! on one queue and a peer on one socket, so packets of a flow stay in order.
+//! With several threads each has a queue of the device and sockets of its own: the kernel keeps a peer's path
+//! on one socket and a flow on the queue that its answers were written to, which is one for each peer. So packets of
+//! a flow stay in order, and those of a peer are sealed and sent by one thread.
 //!
 //! What is not data (handshakes, probes, STUN, relay control, packets without a session) goes to the
 //! mesh task by one bounded queue; when that is full, it is dropped and counted: the protocols retry.
@@ -167,9 +168,8 @@ impl DataThreads {
             threads.spawn(&format!("mesh-out{index}"), |stop| outbound.run(&stop))?;
         }
         for index in 0..wire.threads() {
-            let Some(device) = queues.get(index).or(queues.first()) else { break };
             let inbound = inbound::Inbound {
-                device: Arc::clone(device),
+                queues: queues.to_vec(),
                 wire: Arc::clone(wire),
                 thread: index,
                 snapshot: Arc::clone(snapshot),

@@ -37,6 +37,9 @@ impl<'d> Datagram<'d> {
 
 /// What the caller of [`open_run`] lends and takes.
 pub trait OpenSink {
+    /// What follows comes from `peer`.
+    fn begin(&mut self, _peer: NodeId) {}
+
     /// Room for a packet of at most `max` bytes; `None`: full, the datagram is dropped and counted.
     fn room(&mut self, max: usize) -> Option<&mut [u8]>;
 
@@ -71,11 +74,13 @@ pub fn open_run<'d, S: Session>(
         let index = SessionIndex::of_receiver(receiver_index(datagram.bytes).unwrap_or_default());
         if run.as_ref().is_none_or(|r| r.slot.index != index) {
             run.take().into_iter().for_each(|r| r.finish(stamp));
-            run = snapshot
-                .by_index
-                .get(&index)
-                .and_then(|peer| Some((*peer, snapshot.slot(*peer)?)))
-                .map(|(peer, slot)| Run::new(peer, slot));
+            run = snapshot.by_index.get(&index).and_then(|peer| Some((*peer, snapshot.slot(*peer)?))).map(
+                |(peer, slot)| {
+                    // Before the lock: a caller may write what it has of another peer.
+                    sink.begin(slot.id);
+                    Run::new(peer, slot)
+                },
+            );
         }
         match &mut run {
             Some(run) => run.open(&mut judge, &datagram, sink, now),

@@ -24,7 +24,8 @@ const TURN: usize = 16;
 const SLAB: usize = 512 << 10;
 
 pub(super) struct Inbound {
-    pub(super) device: Device,
+    /// All queues of the device: see [`Opened::begin`].
+    pub(super) queues: Vec<Device>,
     pub(super) wire: Arc<Wire>,
     pub(super) thread: usize,
     pub(super) snapshot: Arc<Snapshot>,
@@ -40,11 +41,14 @@ impl Inbound {
         }) else {
             return;
         };
+        let accepts = self.queues.first().map(|queue| queue.accepts()).unwrap_or_default();
         let mut inbox = Inbox::new(self.wire.offloads().gro);
         let mut opened = Opened {
             slab: vec![0; SLAB].into_boxed_slice(),
             used: 0,
-            packets: Coalescer::new(self.device.accepts(), MESSAGES),
+            packets: Coalescer::new(accepts, MESSAGES),
+            queues: self.queues.clone(),
+            queue: 0,
             up: self.up.clone(),
         };
         let mut heard = Heard::default();
@@ -62,12 +66,12 @@ impl Inbound {
 
     /// One batch of a socket; whether there may be more.
     fn take(&self, socket: &UdpSocket, inbox: &mut Inbox, opened: &mut Opened, heard: &mut Heard) -> bool {
-        let count = match inbox.receive(socket) {
+        match inbox.receive(socket) {
             Ok(0) => return false,
-            Ok(count) => count,
+            Ok(_) => {}
             // An ICMP error of an earlier send, which the path logic notices by silence.
             Err(_) => return true,
-        };
+        }
         let now = clock::now();
         let snapshot = self.snapshot.load();
         let relays = self.wire.relays();
@@ -83,8 +87,9 @@ impl Inbound {
         });
         open_run(&snapshot, batch, opened, now);
         self.note_relays(&relays, inbox, heard, now);
-        opened.write(&self.device);
-        count == inbox.capacity()
+        opened.write();
+        // Mostly more has come meanwhile: to ask is cheaper than to wait and be woken.
+        true
     }
 
     /// Takes a payload out of its relay frame. What only the mesh task understands goes up at once.
@@ -150,13 +155,17 @@ struct Opened {
     slab: Box<[u8]>,
     used: usize,
     packets: Coalescer,
+    /// Where packets are written to, and the one that those in the slab go to.
+    queues: Vec<Device>,
+    queue: usize,
     up: Up,
 }
 
 impl Opened {
     /// Writes all packets, joined where the device takes that, and empties the slab.
-    fn write(&mut self, device: &Device) {
-        let Self { slab, used, packets, up } = self;
+    fn write(&mut self) {
+        let Self { slab, used, packets, queues, queue, up } = self;
+        let Some(device) = queues.get(*queue) else { return };
         packets.drain(slab, |offload, parts| {
             if device.write(offload, parts).is_err() {
                 up.counters.tun_write.fetch_add(parts.len() as u64, Ordering::Relaxed);
@@ -167,6 +176,17 @@ impl Opened {
 }
 
 impl OpenSink for Opened {
+    /// The kernel sends a flow's packets to the queue that its last packet was written to. All of a peer are
+    /// written to one queue, whatever socket they came by: else its flows would move between threads whenever
+    /// its path does, and what one thread has in hand would be overtaken by what the other one reads.
+    fn begin(&mut self, peer: NodeId) {
+        let queue = usize::try_from(peer.0).unwrap_or(0).checked_rem(self.queues.len()).unwrap_or(0);
+        if queue != self.queue {
+            self.write();
+            self.queue = queue;
+        }
+    }
+
     fn room(&mut self, max: usize) -> Option<&mut [u8]> {
         self.slab.get_mut(self.used..self.used + max)
     }
@@ -188,6 +208,63 @@ impl OpenSink for Opened {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A device that keeps what is written to it.
+    #[derive(Debug)]
+    struct Kept(std::fs::File, std::sync::Mutex<Vec<u8>>);
+
+    impl AsFd for Kept {
+        fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+            self.0.as_fd()
+        }
+    }
+
+    impl super::super::PacketDevice for Kept {
+        fn accepts(&self) -> meshd_engine::data::Offloads {
+            meshd_engine::data::Offloads::default()
+        }
+
+        fn read(&self, _: &mut [u8]) -> std::io::Result<(usize, meshd_engine::data::Offload)> {
+            Err(std::io::ErrorKind::WouldBlock.into())
+        }
+
+        fn write(
+            &self,
+            _: meshd_engine::data::Offload,
+            parts: &[std::io::IoSlice<'_>],
+        ) -> std::io::Result<()> {
+            // The last byte tells packets apart.
+            self.1.lock().unwrap().extend(parts.last().and_then(|part| part.last()));
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn all_of_a_peer_is_written_to_one_queue_whatever_thread_it_came_to() {
+        let kept = [(); 2]
+            .map(|()| Arc::new(Kept(std::fs::File::open("/dev/null").unwrap(), std::sync::Mutex::default())));
+        let packet = |mark: u8| {
+            let mut p = vec![0x45, 0, 0, 21, 0, 0, 0, 0, 64, 253, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2, mark];
+            p[2..4].copy_from_slice(&21u16.to_be_bytes());
+            p
+        };
+        for _thread in 0..2 {
+            let up = Up { queue: tokio::sync::mpsc::channel(1).0, counters: Arc::default() };
+            let queues: Vec<Device> = kept.iter().map(|queue| Arc::clone(queue) as Device).collect();
+            let packets = Coalescer::new(queues[0].accepts(), MESSAGES);
+            let mut opened =
+                Opened { slab: vec![0; 4096].into_boxed_slice(), used: 0, packets, queues, queue: 0, up };
+            for (peer, mark) in [(2, 20), (3, 30), (3, 31), (2, 21), (5, 50)] {
+                opened.begin(NodeId(peer));
+                let bytes = packet(mark);
+                opened.room(bytes.len()).unwrap().copy_from_slice(&bytes);
+                opened.deliver(bytes.len(), &meshd_engine::packet::parse(&bytes).unwrap());
+            }
+            opened.write();
+        }
+        let written = kept.map(|queue| queue.1.lock().unwrap().clone());
+        assert_eq!(written, [vec![20, 21, 20, 21], vec![30, 31, 50, 30, 31, 50]]);
+    }
 
     #[test]
     fn each_relay_in_use_is_reported_alive_every_200_ms() {

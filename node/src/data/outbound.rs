@@ -13,6 +13,8 @@ use std::time::Duration;
 const PACKETS: usize = MAX_SEGMENTS;
 /// Bytes read before they are sealed and sent: one super-packet.
 const BYTES: usize = 48 << 10;
+/// Batches after which it is looked whether the thread is to stop.
+const TURN: usize = 64;
 /// A device that is readable and gives nothing is down: it is asked again after this.
 const DOWN: Duration = Duration::from_millis(10);
 
@@ -33,8 +35,9 @@ impl Outbound {
         let mut sender = Sender::new(Arc::clone(&self.wire), self.thread, Arc::clone(&self.gso));
         while wait_readable(self.device.as_fd(), None, stop).is_some() {
             let mut idle = true;
-            loop {
-                let (count, more) = self.read(&mut slab, &mut packets);
+            // While it was sent, more has come mostly: to ask is cheaper than to wait and be woken.
+            for _ in 0..TURN {
+                let count = self.read(&mut slab, &mut packets);
                 if count == 0 {
                     break;
                 }
@@ -49,9 +52,6 @@ impl Outbound {
                 });
                 seal_run(&snapshot, run, &mut sealed, now);
                 sender.flush(&mut sealed, now);
-                if !more {
-                    break;
-                }
             }
             if idle {
                 std::thread::sleep(DOWN);
@@ -59,8 +59,8 @@ impl Outbound {
         }
     }
 
-    /// Reads what is there, up to a batch: how many packets, and whether there may be more.
-    fn read(&self, slab: &mut [u8], packets: &mut [(usize, Offload); PACKETS]) -> (usize, bool) {
+    /// Reads what is there, up to a batch: how many packets.
+    fn read(&self, slab: &mut [u8], packets: &mut [(usize, Offload); PACKETS]) -> usize {
         let (mut count, mut used) = (0, 0);
         while count < PACKETS && used < BYTES {
             match self.device.read(&mut slab[used..used + DEVICE_ROOM]) {
@@ -70,9 +70,9 @@ impl Outbound {
                     used += len;
                 }
                 // Nothing more, or the device is down for a moment.
-                Err(_) => return (count, false),
+                Err(_) => break,
             }
         }
-        (count, true)
+        count
     }
 }
