@@ -6,13 +6,16 @@
 //! kernels and real NATs are the namespace lab's business.
 //!
 //! What is checked all the time, whatever a test does: no datagram on the wire holds
-//! a plaintext payload, and no packet is delivered to a node whose policy does not allow it.
+//! a plaintext payload, and no packet is delivered to a node whose policy does not allow it, or from a
+//! node that is no member. What must come true after a [`schedule`] of troubles stands there.
 
 mod coordinator;
 mod net;
 mod node;
 mod packets;
 mod random;
+pub mod schedule;
+mod sessions;
 mod world;
 
 pub use coordinator::Rules;
@@ -20,4 +23,5 @@ pub use net::{Home, NatKind, Place};
 pub use node::{Delivered, NodeName};
 pub use packets::{Inner, inner};
 pub use random::Random;
+pub use sessions::Sessions;
 pub use world::{World, WorldConfig};

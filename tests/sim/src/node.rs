@@ -2,12 +2,13 @@
 
 use crate::net::{PORT, Place};
 use crate::packets::{Inner, inner};
+use crate::sessions::Sessions;
 use meshd_engine::data::{Datagram, FromHost, OpenSink, SealSink, Way, open_run, seal_run};
 use meshd_engine::packet::Packet;
-use meshd_engine::session::marker::Marker;
 use meshd_engine::{Destination, Engine, EngineConfig, Input, Source};
-use meshd_proto::{Endpoint, NetworkId, NodeId, NodeSecret};
-use std::collections::BTreeMap;
+use meshd_proto::{Endpoint, NetworkId, NodeId, NodeKey, NodeSecret};
+use std::collections::{BTreeMap, HashSet};
+use std::net::Ipv4Addr;
 use std::time::Instant;
 
 /// A node of the simulation, by number from 1.
@@ -22,16 +23,18 @@ pub struct Delivered {
     pub packet: Inner,
 }
 
-pub(crate) struct SimNode {
+pub(crate) struct SimNode<F: Sessions> {
     pub(crate) id: NodeId,
     pub(crate) secret: NodeSecret,
+    /// Its public half: computing it is the dearest thing here.
+    pub(crate) key: NodeKey,
     pub(crate) place: Place,
-    pub(crate) engine: Engine<Marker>,
+    pub(crate) engine: Engine<F>,
     pub(crate) running: bool,
     pub(crate) udp_blocked: bool,
     pub(crate) delivered: Vec<Delivered>,
-    /// Packets that its host sent: what comes back for them is a reply.
-    pub(crate) sent: Vec<Inner>,
+    /// Flows that its host sent packets in, as a reply to them looks.
+    pub(crate) asked: HashSet<(Ipv4Addr, Ipv4Addr, u16, u16)>,
     pub(crate) wake: Option<Instant>,
     /// Spare sockets: number → port, when they are closed, and towards whom they were opened.
     pub(crate) spares: BTreeMap<u64, (u16, Instant, Endpoint)>,
@@ -39,22 +42,22 @@ pub(crate) struct SimNode {
     pub(crate) adopted: BTreeMap<Endpoint, u64>,
 }
 
-impl SimNode {
+impl<F: Sessions> SimNode<F> {
     /// The port that datagrams for `to` leave by.
     pub(crate) fn port_for(&self, to: Endpoint) -> u16 {
         self.adopted.get(&to).and_then(|n| self.spares.get(n)).map_or(PORT, |(port, ..)| *port)
     }
 }
 
-pub(crate) fn engine(
+pub(crate) fn engine<F: Sessions>(
     secret: &NodeSecret,
     network: NetworkId,
     seed: [u8; 32],
     zero: Instant,
     now: Instant,
-) -> Engine<Marker> {
+) -> Engine<F> {
     let config = EngineConfig::new(secret.clone(), network);
-    Engine::new(config, Marker::new(secret.clone(), zero), seed, now)
+    Engine::new(config, F::of_node(secret, zero), seed, now)
 }
 
 /// What the data functions hand out.
@@ -96,11 +99,11 @@ impl OpenSink for Out {
     }
 }
 
-impl SimNode {
+impl<F: Sessions> SimNode<F> {
     /// The host sends a packet: as the data threads do it.
     pub(crate) fn send(&mut self, packet: Inner, now: Instant) -> Out {
         let mut out = Out::default();
-        self.sent.push(packet);
+        self.asked.insert((packet.dst, packet.src, packet.dst_port, packet.src_port));
         let mut bytes = packet.encode();
         let snapshot = self.engine.data().load_full();
         seal_run(&snapshot, [FromHost::whole(&mut bytes)], &mut out, now);

@@ -1,5 +1,6 @@
 //! The world: virtual time, what is under way, and what a test may do to it.
 
+mod members;
 mod wire;
 
 use crate::coordinator::{Coordinator, Member, Rules, addr};
@@ -7,13 +8,15 @@ use crate::net::{Home, NatKind, Net, Place};
 use crate::node::{Delivered, NodeName, Out, SimNode, engine};
 use crate::packets::Inner;
 use crate::random::Random;
+use crate::sessions::Sessions;
+use meshd_engine::session::marker::Marker;
 use meshd_engine::status::{PathStatus, Status};
 use meshd_engine::{Event, Input, Settings, Source};
-use meshd_proto::netmap::PeerKind;
+use meshd_proto::netmap::{NetworkMap, PeerKind};
 use meshd_proto::stun::Binding;
 use meshd_proto::{Endpoint, NetworkId, NodeId, NodeSecret, Prefix, RelayId, UnixSeconds};
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, HashSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -62,8 +65,8 @@ enum Happening {
     Wake(NodeId),
 }
 
-/// A mesh in virtual time.
-pub struct World {
+/// A mesh in virtual time, on sessions of one make.
+pub struct World<F: Sessions = Marker> {
     config: WorldConfig,
     random: Random,
     zero: Instant,
@@ -71,9 +74,16 @@ pub struct World {
     order: u64,
     queue: BinaryHeap<Reverse<(Instant, u64)>>,
     happenings: HashMap<u64, Happening>,
-    nodes: BTreeMap<NodeId, SimNode>,
+    nodes: BTreeMap<NodeId, SimNode<F>>,
     net: Net,
     coordinator: Coordinator,
+    coordinator_up: bool,
+    /// The map that each node has got last: it starts from it when the coordinator is away.
+    stored: BTreeMap<NodeId, NetworkMap>,
+    /// Who is out of the mesh for now, to be taken back as it was.
+    expelled: BTreeMap<NodeId, Member>,
+    /// Since when the others' maps say so.
+    left: BTreeMap<NodeId, Instant>,
     relays_down: BTreeSet<RelayId>,
     attached: BTreeSet<(RelayId, NodeId)>,
     next_spare: u64,
@@ -88,13 +98,21 @@ pub struct World {
 }
 
 impl World {
-    /// An empty world.
+    /// An empty world on marker sessions.
     pub fn new(config: WorldConfig) -> Self {
+        Self::with_sessions(config)
+    }
+}
+
+impl<F: Sessions> World<F> {
+    /// An empty world on sessions of any make.
+    pub fn with_sessions(config: WorldConfig) -> Self {
         #[expect(
             clippy::disallowed_methods,
             reason = "virtual time has to begin somewhere; only differences count"
         )]
         let zero = Instant::now();
+        F::set_clock(Duration::ZERO);
         let mut random = Random::new(config.seed);
         let mut network = [0; 16];
         network.copy_from_slice(&random.bytes()[..16]);
@@ -116,6 +134,10 @@ impl World {
             nodes: BTreeMap::new(),
             net: Net::default(),
             coordinator,
+            coordinator_up: true,
+            stored: BTreeMap::new(),
+            expelled: BTreeMap::new(),
+            left: BTreeMap::new(),
             relays_down: BTreeSet::new(),
             attached: BTreeSet::new(),
             next_spare: 0,
@@ -133,10 +155,11 @@ impl World {
         let id = NodeId(self.nodes.len() as u64 + 1);
         let secret = NodeSecret::from_bytes(self.random.bytes());
         let engine = engine(&secret, self.coordinator.network, self.random.bytes(), self.zero, self.now);
+        let key = secret.public();
         self.coordinator.members.insert(
             id,
             Member {
-                key: secret.public(),
+                key,
                 routes: routes.iter().map(|r| r.parse::<Prefix>().expect("a prefix")).collect(),
                 kind: PeerKind::Meshd,
                 expires: None,
@@ -150,12 +173,13 @@ impl World {
         let node = SimNode {
             id,
             secret,
+            key,
             place,
             engine,
             running: true,
             udp_blocked: false,
             delivered: Vec::new(),
-            sent: Vec::new(),
+            asked: HashSet::new(),
             wake: None,
             spares: BTreeMap::new(),
             adopted: BTreeMap::new(),
@@ -175,51 +199,6 @@ impl World {
     /// The mesh address of a node.
     pub fn addr(&self, id: NodeName) -> Ipv4Addr {
         addr(id)
-    }
-
-    /// Sets the rules without sending them.
-    pub fn set_rules(&mut self, rules: Rules) {
-        self.coordinator.rules = rules;
-    }
-
-    /// Rules by which every node reaches every other one and every route.
-    pub fn allow_all(&mut self) {
-        let any: Prefix = Prefix::DEFAULT_V4;
-        let all = ["100.71.0.0/16", "192.168.0.0/16", "10.0.0.0/8"];
-        let allow = all.map(|dst| (any, dst.parse().expect("a prefix"), 0, u16::MAX)).to_vec();
-        self.set_rules(Rules { allow });
-    }
-
-    /// Sends every member its map (and the relay's address), as it is now.
-    pub fn publish(&mut self) {
-        self.recent_rules.push((self.now, self.coordinator.rules.clone()));
-        for id in self.nodes.keys().copied().collect::<Vec<_>>() {
-            self.publish_to(id);
-        }
-    }
-
-    fn publish_to(&mut self, id: NodeId) {
-        let map = self.coordinator.map(id);
-        self.input_later(id, Input::Map(map.into()), Duration::from_millis(30));
-        if self.config.relay {
-            for relay in self.coordinator.relays.clone() {
-                let input = Input::RelayAddresses { relay, addrs: vec![stun_server(relay)] };
-                self.input_later(id, input, Duration::from_millis(31));
-            }
-        }
-    }
-
-    /// Removes a member from everybody's map.
-    pub fn remove(&mut self, id: NodeName) {
-        self.coordinator.members.remove(&id);
-        self.publish();
-    }
-
-    /// Lets a member's key end at `after` from the beginning.
-    pub fn expire(&mut self, id: NodeName, after: Duration) {
-        if let Some(member) = self.coordinator.members.get_mut(&id) {
-            member.expires = Some(UnixSeconds(WALL + after.as_secs()));
-        }
     }
 
     /// Changes a node's settings.
@@ -311,7 +290,7 @@ impl World {
         if let Some(node) = self.nodes.get_mut(&id) {
             node.engine = engine(&node.secret, network, seed, zero, now);
             node.wake = None;
-            node.sent.clear();
+            node.asked.clear();
             node.spares.clear();
             node.adopted.clear();
         }
@@ -430,6 +409,11 @@ impl World {
         self.now
     }
 
+    /// What everything random comes from.
+    pub fn seed(&self) -> u64 {
+        self.config.seed
+    }
+
     /// The world's random numbers, for a test's own choices.
     pub fn random(&mut self) -> &mut Random {
         &mut self.random
@@ -444,11 +428,13 @@ impl World {
             }
             self.queue.pop();
             self.now = at;
+            F::set_clock(at - self.zero);
             if let Some(happening) = self.happenings.remove(&order) {
                 self.happen(happening);
             }
         }
         self.now = end;
+        F::set_clock(end - self.zero);
     }
 
     fn happen(&mut self, happening: Happening) {

@@ -31,6 +31,8 @@ const UNSAFE: &[&str] = &[
     "node/src/udp/batch.rs",
     // recvmmsg and sendmmsg.
     "dns/src/server/batch.rs",
+    // The clocks of one test program are the simulation's.
+    "tests/sim/tests/real_sessions/clock.rs",
 ];
 
 fn production() -> Vec<RustFile> {

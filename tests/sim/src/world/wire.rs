@@ -1,14 +1,15 @@
 //! What leaves a node and what reaches it, with the rules that always hold.
 
 use super::{Happening, World, relay_of};
-use crate::coordinator::{Member, Rules};
+use crate::coordinator::{Member, Rules, addr};
 use crate::net::PORT;
 use crate::packets::MARK;
+use crate::sessions::Sessions;
 use meshd_engine::{Destination, Event, Input, Source};
 use meshd_proto::{Endpoint, NodeId, RelayId};
 use std::time::Duration;
 
-impl World {
+impl<F: Sessions> World<F> {
     pub(super) fn transmit(&mut self, id: NodeId, to: Destination, payload: Vec<u8>) {
         self.check_ciphertext(id, &payload);
         let lost = self.random.percent(self.config.loss);
@@ -16,8 +17,8 @@ impl World {
         match to {
             Destination::Relay { relay, peer } => {
                 self.relayed_datagrams += 1;
-                let me = self.nodes[&id].secret.public();
-                let receiver = self.nodes.values().find(|n| n.secret.public() == peer).map(|n| n.id);
+                let me = self.nodes[&id].key;
+                let receiver = self.nodes.values().find(|n| n.key == peer).map(|n| n.id);
                 let works = !self.relays_down.contains(&relay) && self.attached.contains(&(relay, id));
                 let there = |r: &NodeId| works && !lost && self.attached.contains(&(relay, *r));
                 if let Some(to) = receiver.filter(there) {
@@ -143,7 +144,10 @@ impl World {
         self.send_hint(id, &interested);
     }
 
-    fn send_hint(&mut self, about: NodeId, to: &[NodeId]) {
+    pub(super) fn send_hint(&mut self, about: NodeId, to: &[NodeId]) {
+        if !self.coordinator_up {
+            return;
+        }
         let Some(hint) = self.coordinator.hint(about) else { return };
         for id in to {
             self.input_later(*id, Input::Hints(vec![hint.clone()]), Duration::from_millis(40));
@@ -158,10 +162,7 @@ impl World {
         let Some(packet) = node.deliver(bytes, now) else {
             panic!("seed {}: a garbled packet", self.config.seed)
         };
-        let reply = node.sent.iter().any(|s| {
-            (s.src, s.dst, s.src_port, s.dst_port)
-                == (packet.dst, packet.src, packet.dst_port, packet.src_port)
-        });
+        let reply = node.asked.contains(&(packet.src, packet.dst, packet.src_port, packet.dst_port));
         let current = std::iter::once(&self.coordinator.rules);
         let grace = Duration::from_secs(1);
         let mut recent: Vec<&Rules> = current.collect();
@@ -175,6 +176,12 @@ impl World {
         assert!(
             reply || allowed,
             "seed {}: {packet:?} was delivered to node {id} against the policy",
+            self.config.seed
+        );
+        let gone = self.left.iter().find(|(left, at)| addr(**left) == packet.src && now - **at >= grace);
+        assert!(
+            gone.is_none(),
+            "seed {}: node {id} takes {packet:?} of a node that is no member any more",
             self.config.seed
         );
     }
