@@ -11,7 +11,7 @@ use rustix::process::Signal;
 
 /// Members reach each other; the exit, which is tagged, reaches nobody by that. What is published: names of
 /// two domains, some ports.
-pub const POLICY: &str = r#"{
+pub(crate) const POLICY: &str = r#"{
   "tagOwners": { "tag:exit": ["autogroup:member"] },
   "acls": [{ "action": "accept", "src": ["autogroup:member"], "dst": ["autogroup:member:*"] }],
   "expose": [{ "src": ["autogroup:member"], "on": ["tag:exit"],
@@ -19,35 +19,35 @@ pub const POLICY: &str = r#"{
     "ports": ["tcp:443", "tcp:20000-20999", "tcp:5432", "udp:5353"] }]
 }"#;
 /// The same without a word about publishing.
-pub const NOTHING: &str = r#"{
+pub(crate) const NOTHING: &str = r#"{
   "tagOwners": { "tag:exit": ["autogroup:member"] },
   "acls": [{ "action": "accept", "src": ["autogroup:member"], "dst": ["autogroup:member:*"] }]
 }"#;
 
 /// A mesh with an exit, and somebody outside.
-pub struct Net {
-    pub net: SmallInternet,
-    pub coordinator: Coordinator,
+pub(crate) struct Net {
+    pub(crate) net: SmallInternet,
+    pub(crate) coordinator: Coordinator,
     /// The exit.
-    pub exit: Host,
-    pub exit4: Ipv4Addr,
-    pub gateway: Option<Process>,
+    pub(crate) exit: Host,
+    pub(crate) exit4: Ipv4Addr,
+    pub(crate) gateway: Option<Process>,
     /// Somebody on the internet, who is no member.
-    pub outside: Host,
-    pub outside4: Ipv4Addr,
+    pub(crate) outside: Host,
+    pub(crate) outside4: Ipv4Addr,
     /// Another machine there: what nobody may be led to.
-    pub victim: Host,
-    pub victim4: Ipv4Addr,
-    pub victim6: Ipv6Addr,
+    pub(crate) victim: Host,
+    pub(crate) victim4: Ipv4Addr,
+    pub(crate) victim6: Ipv6Addr,
 }
 
 impl Net {
-    pub fn new(name: &str) -> Result<Net> {
+    pub(crate) fn new(name: &str) -> Result<Net> {
         Net::with_nat(name, Nat::Home)
     }
 
     /// The laptop is behind that NAT.
-    pub fn with_nat(name: &str, nat: Nat) -> Result<Net> {
+    pub(crate) fn with_nat(name: &str, nat: Nat) -> Result<Net> {
         need("meshd-gateway")?;
         let net = SmallInternet::with_nats(name, Nat::Home, nat)?;
         let (exit, exit4, _) = net.lab.server("exit1")?;
@@ -63,23 +63,23 @@ impl Net {
     }
 
     /// The laptop is a member.
-    pub fn join(&self) -> Result<()> {
+    pub(crate) fn join(&self) -> Result<()> {
         let token = self.coordinator.token()?;
         up(&self.net.laptop, &[&token]).map(drop)
     }
 
-    pub fn set_policy(&self, text: &str) -> Result<()> {
+    pub(crate) fn set_policy(&self, text: &str) -> Result<()> {
         fs::write(self.coordinator.host.file("/etc/policy.hujson"), text)?;
         self.coordinator.run(&["policy", "set", "--force", "/etc/policy.hujson"]).map(drop)
     }
 
     /// A website on the laptop that says `body`.
-    pub fn website(&self, port: u16, body: &str) -> Result<Process> {
+    pub(crate) fn website(&self, port: u16, body: &str) -> Result<Process> {
         website(&self.net.laptop, port, body)
     }
 
     /// Runs `meshd expose` on the laptop until it says `text`.
-    pub fn expose(&self, args: &[&str], text: &str) -> Result<Process> {
+    pub(crate) fn expose(&self, args: &[&str], text: &str) -> Result<Process> {
         let line = [&["expose"], args].concat();
         let process = self.net.laptop.spawn("meshd", line)?;
         process.wait_for_log(text, PATIENCE)?;
@@ -87,14 +87,14 @@ impl Net {
     }
 
     /// The first URL that it printed.
-    pub fn url(process: &Process) -> Result<String> {
+    pub(crate) fn url(process: &Process) -> Result<String> {
         let log = process.log();
         let found = log.split_whitespace().find(|word| word.contains("://"));
         found.map(str::to_owned).with_context(|| format!("no URL in: {log}"))
     }
 
     /// Asks from outside until the body is `body`.
-    pub fn reads(&self, args: &[&str], body: &str) -> Result<()> {
+    pub(crate) fn reads(&self, args: &[&str], body: &str) -> Result<()> {
         let mut last = String::new();
         let found = wait_within(PATIENCE, || {
             let done = self.curl(args).ok()?;
@@ -106,29 +106,29 @@ impl Net {
         })
     }
 
-    pub fn curl(&self, args: &[&str]) -> Result<Finished> {
+    pub(crate) fn curl(&self, args: &[&str]) -> Result<Finished> {
         self.outside.run("curl", ["-sS", "--max-time", "5"].iter().chain(args).copied())
     }
 
-    pub fn logs(&self) -> String {
+    pub(crate) fn logs(&self) -> String {
         let exit = self.gateway.as_ref().map(Process::log).unwrap_or_default();
         format!("exit: {exit}\ncoordinator: {}\n{}", self.coordinator.log(), self.net.lab.log_tails())
     }
 
     /// What the coordinator lists as published.
-    pub fn exposures(&self) -> Result<serde_json::Value> {
+    pub(crate) fn exposures(&self) -> Result<serde_json::Value> {
         let said = self.coordinator.run(&["exposures", "list", "--json"])?.stdout;
         serde_json::from_str(&said).with_context(|| said.clone())
     }
 
     /// `name:443` leads to the exit.
-    pub fn resolve(&self, name: &str) -> String {
+    pub(crate) fn resolve(&self, name: &str) -> String {
         format!("{name}:443:{}", self.exit4)
     }
 }
 
 /// Starts an exit and waits until it is in the mesh.
-pub fn start_exit(host: &Host, token: &str) -> Result<Process> {
+pub(crate) fn start_exit(host: &Host, token: &str) -> Result<Process> {
     let args =
         ["--exit", "--token", token, "--hostname", host.name(), "--state", "/var/lib/gw", "--drain", "1"];
     let gateway = host.spawn("meshd-gateway", args)?;
@@ -137,7 +137,7 @@ pub fn start_exit(host: &Host, token: &str) -> Result<Process> {
 }
 
 /// A website that says `body`.
-pub fn website(host: &Host, port: u16, body: &str) -> Result<Process> {
+pub(crate) fn website(host: &Host, port: u16, body: &str) -> Result<Process> {
     let file = format!("/var/lib/site-{port}");
     fs::write(host.file(&file), body)?;
     let server = host.spawn("lab-tool", ["http", &format!("127.0.0.1:{port}"), &file])?;
@@ -146,7 +146,7 @@ pub fn website(host: &Host, port: u16, body: &str) -> Result<Process> {
 }
 
 /// A certificate of its own authority for these names: `/var/lib/NAME.pem` and `.key` on `host`.
-pub fn certificate(host: &Host, file: &str, names: &[&str]) -> Result<String> {
+pub(crate) fn certificate(host: &Host, file: &str, names: &[&str]) -> Result<String> {
     let names: Vec<String> = names.iter().map(|n| format!("DNS:{n}")).collect();
     let path = format!("/var/lib/{file}");
     let line = [
@@ -173,7 +173,7 @@ pub fn certificate(host: &Host, file: &str, names: &[&str]) -> Result<String> {
 }
 
 /// Ctrl-C, and how it ended.
-pub fn interrupt(process: Process) -> Result<String> {
+pub(crate) fn interrupt(process: Process) -> Result<String> {
     process.signal(Signal::INT)?;
     let log = process.log.clone();
     let status = process.wait(Duration::from_secs(10))?;
@@ -183,7 +183,7 @@ pub fn interrupt(process: Process) -> Result<String> {
 }
 
 /// Waits until a port of `host` no longer answers `client`.
-pub fn closes(client: &Host, address: Ipv4Addr, port: u16) -> Result<()> {
+pub(crate) fn closes(client: &Host, address: Ipv4Addr, port: u16) -> Result<()> {
     let line = format!("exec 3<>/dev/tcp/{address}/{port}");
     let closed = wait_within(PATIENCE, || {
         let tried = client.run_within(Duration::from_secs(6), "timeout", ["3", "bash", "-c", &line]).ok()?;
@@ -196,13 +196,13 @@ pub fn closes(client: &Host, address: Ipv4Addr, port: u16) -> Result<()> {
 }
 
 /// What `make scenarios` reads: how it failed without its feature.
-pub fn without(id: &str, feature: &str, why: &str) {
+pub(crate) fn without(id: &str, feature: &str, why: &str) {
     let why: String =
         why.lines().find(|l| !l.trim().is_empty()).unwrap_or("no answer").chars().take(100).collect();
     println!("scenario {id} without {feature}: {why}");
 }
 
 /// What `make scenarios` reads: that it works.
-pub fn with(id: &str, what: &str) {
+pub(crate) fn with(id: &str, what: &str) {
     println!("scenario {id}: {what}");
 }
