@@ -2,7 +2,7 @@
 //!
 //! A schedule is a function of its seed. After its last trouble three things must hold, beside those
 //! that always do: every allowed pair talks within [`RECOVERY`]; a pair that goes on talking becomes direct where
-//! its NATs let it; and then it stays where it is ([`MOST_SWITCHES`]).
+//! its NATs let it; and then it stays where it is (`MOST_SWITCHES`).
 
 use crate::{Home, NatKind, NodeName, Place, Random, Rules, Sessions, World, WorldConfig};
 use meshd_engine::Event;
