@@ -216,8 +216,8 @@ mod tests {
         let before = found(None, "search lan\nnameserver 192.0.2.1\n");
         let told = before.tell("mesh0", resolver, &search).unwrap();
         assert_eq!(told.entry, "mesh0.meshd");
-        assert_eq!(told.text, "search home.internal LAN\nnameserver 100.71.0.53\n");
-        let ours = "search home.internal LAN\nnameserver 100.71.0.53";
+        assert_eq!(told.text, "search home.internal lan\nnameserver 100.71.0.53\n");
+        let ours = "search home.internal lan\nnameserver 100.71.0.53";
         assert_eq!(found(Some(ours), ours).tell("mesh0", resolver, &search), None);
         assert!(found(Some(ours), "nameserver 192.0.2.1\n").tell("mesh0", resolver, &search).is_some());
         assert!(found(Some(ours), ours).tell("mesh0", Ipv4Addr::new(100, 72, 0, 53), &search).is_some());
