@@ -103,12 +103,9 @@ pub fn dns_reply(data: &[u8]) {
             assert_eq!(out[..2], [0xab, 0xcd]);
             assert_eq!(out[HEADER..end], client[HEADER..end], "the client's own spelling");
             assert!(!wire::is_poor(&out) || !wire::is_poor(&reply));
-            if let Some(read) = read {
-                let again = Message::from_vec(&out).expect("what could be read still can be");
-                assert_eq!(again.answers.len(), read.answers.len());
-                let data = |m: &Message| m.answers.iter().map(|r| r.data.clone()).collect::<Vec<_>>();
-                assert_eq!(data(&again), data(&read));
-            }
+            // A name of a hostile reply may point at what is written anew (id, spelling, lifetimes) and then
+            // reads otherwise; addresses hold no names.
+            assert_eq!(addresses(&out, end), found, "other addresses than were looked at");
         }
         Looked::Miss => return,
         other => panic!("{other:?} of what was just kept"),
