@@ -6,6 +6,7 @@
 //! Over plain HTTP from elsewhere than loopback nothing but `/healthz` is answered.
 
 mod auth;
+mod clusters;
 mod dns;
 pub(crate) mod front;
 mod join;
@@ -130,6 +131,32 @@ fn programs() -> Routes {
         .get("/api/v1/relays", read, "List relays", relays::list)
         .post("/api/v1/relays", Need::May(P::ManageMesh), "Add a relay", relays::add)
         .delete("/api/v1/relays/{name}", Need::May(P::ManageMesh), "Remove a relay", relays::remove)
+        .get("/api/v1/clusters", read, "List clusters", clusters::list)
+        .put(
+            "/api/v1/clusters/{name}",
+            Need::May(P::ManageMesh),
+            "Delegate addresses to a cluster",
+            clusters::put,
+        )
+        .delete("/api/v1/clusters/{name}", Need::May(P::ManageMesh), "Forget a cluster", clusters::remove)
+        .post(
+            "/api/v1/clusters/{name}/token",
+            Need::May(P::ManageApiTokens),
+            "Make the credential of a cluster's operator",
+            clusters::create_token,
+        )
+        .get(
+            "/api/v1/clusters/{name}/services",
+            Need::May(P::PublishServices),
+            "Show a cluster and what it publishes",
+            clusters::services,
+        )
+        .put(
+            "/api/v1/clusters/{name}/services",
+            Need::May(P::PublishServices),
+            "Publish the whole set of a cluster's services",
+            clusters::publish,
+        )
         .get("/api/v1/tokens", read, "List join tokens", tokens::list)
         .post("/api/v1/tokens", Need::May(P::ManageTokens), "Make a join token", tokens::create)
         .delete("/api/v1/tokens/{id}", Need::May(P::ManageTokens), "Revoke a join token", tokens::revoke)

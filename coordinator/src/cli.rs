@@ -4,6 +4,7 @@
 mod api_token;
 mod audit;
 mod backup;
+mod clusters;
 mod dns;
 mod duration;
 mod input;
@@ -81,6 +82,9 @@ enum Command {
     /// Relays beside the coordinator's own
     #[command(subcommand, visible_alias = "relay")]
     Relays(relays::RelaysCommand),
+    /// Kubernetes clusters and the addresses of their Services
+    #[command(subcommand, visible_alias = "cluster")]
+    Clusters(clusters::ClustersCommand),
     /// Names for hosts that are not nodes
     #[command(subcommand)]
     Dns(dns::DnsCommand),
@@ -160,6 +164,7 @@ async fn run(cli: Cli) -> Result<Output, Failure> {
         Command::Exits => publish::exits(&client).await,
         Command::Exposures(command) => publish::run(command, &client).await,
         Command::Relays(command) => relays::run(command, &client).await,
+        Command::Clusters(command) => clusters::run(command, &client).await,
         Command::Dns(command) => dns::run(command, &client).await,
         Command::Policy(command) => policy::run(command, &client).await,
         Command::ApiToken(command) => api_token::run(command, &client).await,

@@ -10,11 +10,13 @@
 //! - every `NodeRecord::class` is in `classes`, and a class keeps its id for ever.
 
 mod apply;
+mod cluster;
 mod publish;
 mod publishing;
 pub mod roles;
 
 pub use apply::Write;
+pub use cluster::{Cluster, Served, Serving};
 pub use publish::{HISTORY, Published, Step};
 pub use publishing::{Publishing, StoredClaim};
 
@@ -50,6 +52,8 @@ pub struct Model {
     pub records: BTreeMap<(DnsName, RecordType), RecordSet>,
     /// The relays of the mesh.
     pub relays: BTreeMap<RelayId, Relay>,
+    /// Clusters whose operators publish services.
+    pub clusters: BTreeMap<Hostname, Arc<Cluster>>,
 }
 
 /// Names, ranges and keys of the mesh.
@@ -285,6 +289,8 @@ pub enum Change {
     Mesh,
     /// A relay was set or removed.
     Relay(RelayId),
+    /// A cluster, its ranges or what it publishes.
+    Cluster(Hostname),
 }
 
 impl Model {

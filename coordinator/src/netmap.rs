@@ -8,6 +8,7 @@
 //! one of them and a prefix or a plain WireGuard device behind the other. A route is visible when traffic
 //! with it is allowed in either direction. A plain device is a peer for the node it is joined through
 //! alone; for others it is a host route behind that node, with its name as a record.
+//! Who serves a service's address owns its host route: it is seen and judged like a prefix behind the node.
 //! A record with addresses is visible when the node may reach one of them, or it is public; a value that
 //! leads to a name of the mesh, when that name is.
 //!
@@ -27,7 +28,7 @@ mod step;
 pub use diff::{Delta, ViewChange};
 pub use step::Concern;
 
-use crate::model::{Model, NodeRecord};
+use crate::model::{Model, NodeRecord, Serving};
 use access::Access;
 use cell::{Cell, CellId, CellKey};
 use exposed::Exposed;
@@ -72,6 +73,8 @@ pub struct View {
     common: Arc<Common>,
     /// What is published on public exits, and what that means for each node.
     exposed: Arc<Exposed>,
+    /// What nodes serve on addresses of services.
+    serving: Arc<Serving>,
     next_id: u32,
 }
 

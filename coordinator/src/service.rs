@@ -15,6 +15,7 @@ mod actor;
 mod allocate;
 mod audit;
 mod browsers;
+mod clusters;
 mod devices;
 mod enroll;
 mod error;

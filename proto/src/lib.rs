@@ -11,6 +11,7 @@
 
 pub mod addr;
 pub mod channel;
+pub mod cluster;
 pub mod control;
 pub mod digest;
 pub mod expose;

@@ -46,3 +46,15 @@ pub const MAX_GATEWAY_CERTIFICATES: usize = 1024;
 pub const MAX_GATEWAY_TERMS: usize = 256;
 /// Most claims of a node, and most ports that an exit says it cannot serve.
 pub const MAX_CLAIMS: usize = 64;
+/// Most services that one cluster publishes.
+pub const MAX_CLUSTER_SERVICES: usize = 1024;
+/// Most address ranges that are delegated to one cluster.
+pub const MAX_CLUSTER_RANGES: usize = 32;
+/// Most addresses of one service.
+pub const MAX_SERVICE_ADDRESSES: usize = 8;
+/// Most ports, and most allowed sources, of one service.
+pub const MAX_SERVICE_PORTS: usize = 128;
+/// Most nodes that serve one port of a service.
+pub const MAX_SERVICE_OWNERS: usize = 256;
+/// Most endpoints of one port on one node.
+pub const MAX_SERVICE_ENDPOINTS: usize = 32;

@@ -20,7 +20,7 @@ use crate::{
     NodeKey, Prefix, RelayId, RuleId, Tag, UnixSeconds, VerifyingKey, Version, keys::CoordinatorKey,
 };
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// All that one node knows of the mesh.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +47,8 @@ pub struct NetworkMap {
     pub relays: BTreeMap<RelayId, Relay>,
     /// Services with addresses of their own.
     pub services: BTreeMap<DnsName, Service>,
+    /// What this node serves on addresses that are not its own.
+    pub forwards: BTreeMap<(IpAddr, u8, u16), Forward>,
     /// Configuration for a gateway that runs on this node: JSON of [`crate::gateway::GatewayConfig`].
     pub gateways: BTreeMap<String, String>,
     /// How the coordinator is reached from now on.
@@ -279,6 +281,24 @@ pub struct Service {
     pub ports: Vec<(u8, u16)>,
 }
 
+/// What a node serves on an address of a service: packets for the address go to one of the endpoints, which
+/// are on this node. The address is also a [`Route`] of this node, and the filter judges it as destination.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Forward {
+    /// The service's address.
+    pub address: IpAddr,
+    /// IP protocol: TCP, UDP or SCTP.
+    pub protocol: u8,
+    /// The port on the address.
+    pub port: u16,
+    /// Where it ends, all of the address's family; never empty.
+    pub endpoints: Vec<SocketAddr>,
+    /// A client stays with its endpoint.
+    pub sticky: bool,
+    /// Who may use it; none: everybody whom the filter lets.
+    pub sources: Vec<Prefix>,
+}
+
 /// How the coordinator is reached, and its keys for permits and rotation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CoordinatorInfo {
@@ -311,6 +331,7 @@ impl NetworkMap {
             dns: Dns::default(),
             relays: BTreeMap::new(),
             services: BTreeMap::new(),
+            forwards: BTreeMap::new(),
             gateways: BTreeMap::new(),
             coordinator: None,
             digest: MapDigest::EMPTY,

@@ -6,6 +6,7 @@
 pub(crate) mod control;
 pub(crate) mod entry;
 mod expose;
+mod forward;
 pub(crate) mod key;
 
 use crate::{Endpoint, MeshAddrs, MeshPrefixes, Prefix, id::NameError, keys::KeyError};

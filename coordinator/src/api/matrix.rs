@@ -59,6 +59,7 @@ pub(super) fn body(row: &Row, csrf: &str) -> (&'static str, String) {
         (&Method::POST, "/api/v1/policy/rollback") => r#"{"version":1}"#.to_owned(),
         (&Method::PUT, "/api/v1/dns/split/{domain}") => r#"["192.0.2.53"]"#.to_owned(),
         (&Method::PUT, "/api/v1/dns/nameservers" | "/api/v1/dns/search") => "[]".to_owned(),
+        (&Method::PUT, "/api/v1/clusters/{name}/services") => r#"{"services":[]}"#.to_owned(),
         (_, path) if path.starts_with("/api/v1/policy") => policy(),
         _ => "{}".to_owned(),
     };
@@ -76,7 +77,7 @@ async fn callers(service: &Arc<Service>) -> Vec<Caller> {
     let now = clock::unix_now();
     let root = Actor::LocalRoot;
     let token = async |role: Role, scopes: Scopes, lifetime: u64, at: meshd_proto::UnixSeconds| {
-        let request = ApiTokenRequest { name: "t".to_owned(), role, scopes, lifetime };
+        let request = ApiTokenRequest { name: "t".to_owned(), role, scopes, lifetime, cluster: None };
         service.create_api_token(&root, &request, at).await.unwrap()
     };
     let bearer = |what: String, secret: &str, actor| Caller {

@@ -52,6 +52,15 @@ pub(super) fn fields(method: &Method, path: &str) -> Option<&'static [Field]> {
             ("role", "role", true, "What the person may do"),
             ("lifetime", "integer", false, "Seconds until the link ends"),
         ],
+        ("PUT", "/api/v1/clusters/{name}") => {
+            &[("ranges", "string[]", true, "10.98.0.0/24, 10.98.0.50-10.98.0.99 or one address each")]
+        }
+        ("POST", "/api/v1/clusters/{name}/token") => {
+            &[("lifetime", "integer", false, "Seconds until it ends")]
+        }
+        ("PUT", "/api/v1/clusters/{name}/services") => {
+            &[("services", "array", true, "All services; `If-Match` takes the revision they are based on")]
+        }
         ("POST", "/api/v1/dns/records") => &[
             ("name", "string", true, "A name of the mesh's domain, or a label under it"),
             ("type", "string", false, "A, AAAA, CNAME or TXT; absent: as the value tells"),

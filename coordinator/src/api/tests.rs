@@ -61,6 +61,7 @@ pub(super) fn peer(ip: &str) -> SocketAddr {
 async fn plain_http_from_elsewhere_gets_nothing_even_with_a_good_token() {
     let (_dir, service, router) = api().await;
     let request = ApiTokenRequest {
+        cluster: None,
         name: "ci".into(),
         role: Role::Auditor,
         lifetime: 600,
@@ -151,6 +152,7 @@ async fn a_token_is_shown_once_and_never_listed() {
 async fn a_backup_holds_keys_and_is_for_the_owner_alone() {
     let (_dir, service, router) = api().await;
     let request = ApiTokenRequest {
+        cluster: None,
         name: "x".into(),
         role: Role::Admin,
         lifetime: 600,

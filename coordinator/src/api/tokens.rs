@@ -63,7 +63,13 @@ pub(super) async fn create_api(
     let Json(input) = body?;
     let scopes = Scopes::parse(input.scopes.iter().map(String::as_str))
         .map_err(|e| ServiceError::Invalid(e.to_string()))?;
-    let request = ApiTokenRequest { name: input.name, role: input.role, scopes, lifetime: input.lifetime };
+    let request = ApiTokenRequest {
+        name: input.name,
+        role: input.role,
+        scopes,
+        lifetime: input.lifetime,
+        cluster: None,
+    };
     let now = clock::unix_now();
     let new = api.service.create_api_token(&actor, &request, now).await?;
     let view = NewApiTokenView {

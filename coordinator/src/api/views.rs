@@ -1,10 +1,12 @@
 //! What the API says, as types: the server writes them, the CLI reads them. JSON field names are stable.
 
+mod clusters;
 mod people;
 mod publish;
 mod relays;
 mod tokens;
 
+pub use clusters::*;
 pub use people::*;
 pub use publish::*;
 pub use relays::*;

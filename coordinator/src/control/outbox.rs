@@ -153,6 +153,7 @@ fn size_of(entry: &Entry) -> usize {
         | Entry::Record(..)
         | Entry::Service(_)
         | Entry::Gateway(..)
+        | Entry::Forward(_)
         | Entry::Coordinator(_) => entry.encode().len(),
     }
 }

@@ -1,9 +1,9 @@
 //! From one model to the next. The store makes rows of the same writes.
 
-use super::{Change, ClassKey, MeshSettings, Model, NodeRecord};
+use super::{Change, ClassKey, Cluster, MeshSettings, Model, NodeRecord};
 use meshd_policy::Policy;
 use meshd_proto::netmap::{RecordSet, RecordType, Relay};
-use meshd_proto::{ClassId, DnsName, NodeId, RelayId, Version};
+use meshd_proto::{ClassId, DnsName, Hostname, NodeId, RelayId, Version};
 use std::sync::Arc;
 
 /// One planned change of the model.
@@ -32,6 +32,10 @@ pub enum Write {
     PutRelay(Relay),
     /// A relay goes.
     DeleteRelay(RelayId),
+    /// A cluster is made, or another is published by it; its `changed` becomes the commit's version.
+    PutCluster(Cluster),
+    /// A cluster goes, with all that it publishes.
+    DeleteCluster(Hostname),
 }
 
 impl Write {
@@ -48,6 +52,8 @@ impl Write {
             Self::PutMesh(_) => Change::Mesh,
             Self::PutRelay(relay) => Change::Relay(relay.id),
             Self::DeleteRelay(id) => Change::Relay(*id),
+            Self::PutCluster(cluster) => Change::Cluster(cluster.name.clone()),
+            Self::DeleteCluster(name) => Change::Cluster(name.clone()),
         })
     }
 }
@@ -86,6 +92,13 @@ impl Model {
                 }
                 Write::DeleteRelay(id) => {
                     next.relays.remove(id);
+                }
+                Write::PutCluster(cluster) => {
+                    let cluster = Cluster { changed: version, ..cluster.clone() };
+                    next.clusters.insert(cluster.name.clone(), Arc::new(cluster));
+                }
+                Write::DeleteCluster(name) => {
+                    next.clusters.remove(name);
                 }
             }
         }

@@ -37,6 +37,8 @@ pub enum Permission {
     ManageTokens,
     /// Set DNS records.
     ManageDns,
+    /// Publish services of a cluster, inside its ranges.
+    PublishServices,
     /// Set the policy.
     ManagePolicy,
     /// Make and revoke API tokens.
@@ -53,13 +55,14 @@ pub enum Permission {
 
 impl Permission {
     /// Every permission.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::ReadStatus,
         Self::Read,
         Self::ReadAudit,
         Self::ManageNodes,
         Self::ManageTokens,
         Self::ManageDns,
+        Self::PublishServices,
         Self::ManagePolicy,
         Self::ManageApiTokens,
         Self::ManageUsers,
@@ -82,6 +85,7 @@ impl Permission {
             Self::ManageNodes => "nodes:write",
             Self::ManageTokens => "tokens:write",
             Self::ManageDns => "dns:write",
+            Self::PublishServices => "services:write",
             Self::ManagePolicy => "policy:write",
             Self::ManageApiTokens => "api-tokens:write",
             Self::ManageUsers => "users:write",
@@ -100,6 +104,7 @@ impl Permission {
             Self::ManageNodes => "approve, rename, tag and remove nodes; approve routes",
             Self::ManageTokens => "make and revoke join tokens",
             Self::ManageDns => "set DNS records",
+            Self::PublishServices => "publish services of a cluster",
             Self::ManagePolicy => "set the policy",
             Self::ManageApiTokens => "make and revoke API tokens",
             Self::ManageUsers => "invite people and change roles",
@@ -174,6 +179,7 @@ impl Role {
             Permission::ManageNodes
             | Permission::ManageTokens
             | Permission::ManageDns
+            | Permission::PublishServices
             | Permission::ManagePolicy => matches!(self, Self::NetworkAdmin | Self::Admin | Self::Owner),
             Permission::ManageApiTokens | Permission::ManageUsers | Permission::ManageMesh => {
                 matches!(self, Self::Admin | Self::Owner)

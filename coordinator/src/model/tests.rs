@@ -1,6 +1,6 @@
 use super::*;
 
-fn model(version: u64) -> Model {
+pub(in crate::model) fn model(version: u64) -> Model {
     let keys = (CoordinatorKey::from_bytes([1; 32]), VerifyingKey::from_bytes([2; 32]));
     Model {
         network: NetworkId::from_bytes([0; 16]),
@@ -27,6 +27,7 @@ fn model(version: u64) -> Model {
         policy_version: Version(1),
         records: BTreeMap::new(),
         relays: BTreeMap::new(),
+        clusters: BTreeMap::new(),
     }
 }
 

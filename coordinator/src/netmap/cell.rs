@@ -4,7 +4,7 @@ use super::access::{Access, Parties};
 use super::names::Shown;
 use super::{Model, Sealed, is_member, peer_entry};
 use crate::exposing::Link;
-use crate::model::NodeRecord;
+use crate::model::{NodeRecord, Served};
 use meshd_proto::netmap::PeerKind;
 use meshd_proto::{ClassId, MapDigest, MeshAddrs, NodeId, Prefix, Version};
 use std::collections::BTreeMap;
@@ -20,7 +20,7 @@ pub(super) struct CellKey {
     pub(super) class: ClassId,
     /// Set when the policy names one of its addresses, or it has links: then it is a cell of its own.
     pub(super) named: Option<MeshAddrs>,
-    /// Active routes, sorted.
+    /// Active routes, and the addresses of services that it serves; sorted.
     pub(super) routes: Vec<Prefix>,
     /// Plain WireGuard devices behind it, with the version that last touched each.
     pub(super) devices: Vec<(NodeId, Version)>,
@@ -34,11 +34,13 @@ impl CellKey {
         devices: &[Arc<NodeRecord>],
         access: &Access,
         links: &[Link],
+        served: Option<&Served>,
     ) -> Self {
+        let served = served.into_iter().flat_map(|s| s.prefixes.iter().copied());
         Self {
             class: node.class,
             named: (access.names(&node.addrs) || !links.is_empty()).then_some(node.addrs),
-            routes: super::sorted(node.active_routes()),
+            routes: super::sorted(node.active_routes().chain(served)),
             devices: devices.iter().map(|d| (d.id, d.changed)).collect(),
             links: links.to_vec(),
         }

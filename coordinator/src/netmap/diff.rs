@@ -84,6 +84,7 @@ impl View {
         upserts.extend(sees.records().iter().map(|r| r.entry.clone()));
         upserts.extend(sees.device_records().into_values());
         upserts.extend(self.exposed.sections(node).iter().map(|s| s.entry.clone()));
+        upserts.extend(sees.forwards().into_values());
         Some(Delta { upserts, removes: Vec::new(), digest: self.digest(node)? })
     }
 
@@ -107,6 +108,7 @@ impl View {
         sees.records().iter().for_each(|r| digest.join(r.digest));
         sees.device_records().values().for_each(|r| digest.add(&r.encode()));
         self.exposed.sections(node).iter().for_each(|s| digest.join(s.digest));
+        sees.forwards().values().for_each(|f| digest.add(&f.encode()));
         Some(digest)
     }
 
@@ -130,6 +132,7 @@ impl View {
             let (was, is) = (before.exposed.sections(node), self.exposed.sections(node));
             delta.put_all(&by_key(was), &by_key(is));
         }
+        new.diff_forwards(&old, &mut delta);
         Some(delta)
     }
 
@@ -228,6 +231,25 @@ impl<'a> Sees<'a> {
             self.records().iter().for_each(|r| drop(out.remove(&r.entry.key())));
         }
         out
+    }
+
+    /// What it serves on addresses of services.
+    fn forwards(&self) -> BTreeMap<EntryKey, Entry> {
+        let served = self.view.serving.by(self.id).into_iter();
+        served.flat_map(|s| s.forwards.iter().cloned().map(Entry::Forward)).map(|e| (e.key(), e)).collect()
+    }
+
+    fn diff_forwards(&self, old: &Self, delta: &mut Delta) {
+        if self.view.serving.by(self.id) == old.view.serving.by(self.id) {
+            return;
+        }
+        let (was, is) = (old.forwards(), self.forwards());
+        for (_, entry) in was.iter().filter(|(key, _)| !is.contains_key(*key)) {
+            delta.put(Some(entry), None);
+        }
+        for (key, entry) in &is {
+            delta.put(was.get(key), Some(entry));
+        }
     }
 
     /// Peers and routes, cell by cell. Both rows are walked once, in step.

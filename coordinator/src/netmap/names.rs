@@ -17,7 +17,7 @@ use crate::model::Model;
 use meshd_dns::record::target;
 use meshd_proto::addr::is_public_unicast;
 use meshd_proto::netmap::{Entry, PeerKind, RecordSet, RecordType, RecordValue};
-use meshd_proto::{DnsName, Hostname, NodeId};
+use meshd_proto::{DnsName, Hostname, NodeId, Prefix};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -60,7 +60,7 @@ impl Target {
     }
 }
 
-/// The admin's records.
+/// The admin's records, and those of services.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Names {
     pub(super) all: BTreeMap<RecordKey, Arc<Sealed>>,
@@ -73,11 +73,14 @@ pub(super) struct Names {
 impl Names {
     pub(super) fn new(model: &Model) -> Self {
         let mut names = Self::default();
-        for (key, set) in &model.records {
-            let at = |value: &RecordValue| {
-                find_target(model, key.1, value).or_else(|| owner_target(model, &key.0, value))
+        // What an admin wrote stands before what an operator publishes.
+        let mut all = service_records(model);
+        all.extend(model.records.iter().map(|(key, set)| (key.clone(), set.clone())));
+        for (key, set) in &all {
+            let find = |value: &RecordValue| {
+                find_target(model, &all, key.1, value).or_else(|| owner_target(model, &key.0, value))
             };
-            let targets = set.values.iter().map(at).collect::<Vec<_>>();
+            let targets = set.values.iter().map(find).collect::<Vec<_>>();
             if targets.iter().any(Option::is_some) {
                 names.targets.insert(key.clone(), targets);
             }
@@ -177,14 +180,22 @@ impl Names {
     }
 }
 
+type Records = BTreeMap<RecordKey, RecordSet>;
+
+/// The names of all services that clusters publish.
+pub(super) fn service_records(model: &Model) -> Records {
+    let mesh = &model.mesh;
+    model.clusters.values().flat_map(|cluster| cluster.records(&mesh.domain, mesh.dns_ttl)).collect()
+}
+
 /// Where a value leads; `None` when that is hidden from nobody.
-fn find_target(model: &Model, kind: RecordType, value: &RecordValue) -> Option<Target> {
+fn find_target(model: &Model, all: &Records, kind: RecordType, value: &RecordValue) -> Option<Target> {
     let name = target(kind, value)?;
     let mesh = &model.mesh;
     if name == mesh.domain {
         return None;
     }
-    let (records, exact) = answering(model, &name);
+    let (records, exact) = answering(all, &name);
     let inside = name.is_in(&mesh.domain);
     let of_others = mesh.split.iter().any(|split| split.suffix != mesh.domain && name.is_in(&split.suffix));
     if (!inside || of_others) && records.is_empty() {
@@ -211,12 +222,12 @@ fn owner_target(model: &Model, name: &DnsName, value: &RecordValue) -> Option<Ta
 
 /// The records that answer for a name: its own, else those of the nearest wildcard or subtree above; and
 /// a delegation above it. Says whether they are its own.
-fn answering(model: &Model, name: &DnsName) -> (Vec<RecordKey>, bool) {
+fn answering(all: &Records, name: &DnsName) -> (Vec<RecordKey>, bool) {
     let of = |name: String| -> Vec<RecordKey> {
         let Ok(name) = name.parse::<DnsName>() else { return Vec::new() };
         let first = (name.clone(), RecordType::A);
         // `A` is the first of the types.
-        model.records.range(first..).map(|(key, _)| key).take_while(|key| key.0 == name).cloned().collect()
+        all.range(first..).map(|(key, _)| key).take_while(|key| key.0 == name).cloned().collect()
     };
     let own = of(name.to_string());
     if !own.is_empty() {
@@ -273,7 +284,8 @@ pub(super) fn visible(view: &View, cell: &Cell) -> Shown {
         .collect();
     let reached = |ip: IpAddr| {
         if view.model.mesh.prefixes.contains(ip) {
-            return reaches_member(view, cell, ip);
+            // A service may have an address between those of members.
+            return reaches_member(view, cell, ip) || prefixes.contains(&Prefix::host(ip));
         }
         is_public_unicast(ip) || prefixes.iter().any(|prefix| prefix.net().contains(&ip))
     };

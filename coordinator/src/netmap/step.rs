@@ -5,7 +5,7 @@ use super::cell::{Cell, CellId, CellKey, Device, Rules, Sight, devices_by_via};
 use super::exposed::Exposed;
 use super::names::{self, End, Names, Shown};
 use super::{Common, Sealed, View, has_session, is_member, peer_entry};
-use crate::model::{Change, Model, NodeRecord};
+use crate::model::{Change, Model, NodeRecord, Serving};
 use meshd_proto::netmap::Entry;
 use meshd_proto::{Hostname, MapDigest, NodeId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -49,6 +49,7 @@ impl View {
             hosts: Arc::default(),
             common: Arc::new(Common::new(&model)),
             exposed: Arc::new(Exposed::new(&model)),
+            serving: Arc::new(Serving::of(&model)),
             model,
             access,
             cells: BTreeMap::new(),
@@ -71,11 +72,20 @@ impl View {
         }
 
         // Which domain is the mesh's, and what of it is asked of others, is in the settings.
-        let record_changed = changes.iter().any(|c| matches!(c, Change::Record(..) | Change::Mesh));
+        let record_changed = changes.iter().any(|c| matches!(c, Change::Record(..) | Change::Mesh))
+            || names::service_records(&self.model) != names::service_records(&view.model);
         if record_changed {
             view.names = Arc::new(Names::new(&view.model));
         }
         let mut nodes: BTreeSet<NodeId> = changes.iter().filter_map(node_of).collect();
+        // Whether a node may serve is said by its tags, too.
+        if !(view.model.clusters.is_empty() && self.serving.is_empty()) {
+            let serving = Serving::of(&view.model);
+            if serving != *self.serving {
+                view.serving = Arc::new(serving);
+                nodes.extend(view.serving.differing(&self.serving));
+            }
+        }
         view.refresh_exposed(self, changes, &nodes);
         let retold = view.exposed.retold(&self.exposed);
         if changes.contains(&Change::Policy) {
@@ -172,7 +182,8 @@ impl View {
         known: Option<Arc<Sealed>>,
         before: Option<&Self>,
     ) -> (CellId, bool) {
-        let key = CellKey::of(node, &behind, &self.access, self.exposed.links(node.id));
+        let served = self.serving.by(node.id).map(|served| &**served);
+        let key = CellKey::of(node, &behind, &self.access, self.exposed.links(node.id), served);
         let sealed = known.unwrap_or_else(|| Arc::new(Sealed::new(peer_entry(node))));
         let (id, fresh) = match self.ids.get(&key) {
             Some(id) => (*id, false),
@@ -444,6 +455,7 @@ impl View {
             self.record(**id).map(|n| self.self_entry(n)) != before.record(**id).map(|n| before.self_entry(n))
         };
         out.extend(self.cell_of.keys().filter(own));
+        out.extend(self.serving.differing(&before.serving));
         out.extend(self.own_records_changed(before));
         out
     }
@@ -452,7 +464,7 @@ impl View {
 fn node_of(change: &Change) -> Option<NodeId> {
     match change {
         Change::Node(id) | Change::NodeGone(id) => Some(*id),
-        Change::Policy | Change::Record(..) | Change::Mesh | Change::Relay(_) => None,
+        Change::Policy | Change::Record(..) | Change::Mesh | Change::Relay(_) | Change::Cluster(_) => None,
     }
 }
 

@@ -1,6 +1,7 @@
 use super::*;
-use crate::model::{Change, ClassKey, MeshSettings, Owner, Write};
+use crate::model::{Change, ClassKey, Cluster, MeshSettings, Owner, Write};
 use meshd_policy::Policy;
+use meshd_proto::cluster::{PortOwner, ServiceClaim, ServicePort, Transport};
 use meshd_proto::netmap::{MapUpdate, RecordSet, RecordValue, Relay, RuleSource};
 use meshd_proto::{
     ClassId, CoordinatorKey, Epoch, Hostname, MachineKey, MeshAddrs, MeshPrefixes, NetworkId, NetworkMap,
@@ -63,6 +64,7 @@ fn empty_model() -> Model {
         policy_version: Version(0),
         records: BTreeMap::new(),
         relays: BTreeMap::new(),
+        clusters: BTreeMap::new(),
     }
 }
 
@@ -179,15 +181,17 @@ fn random_write(model: &Model, (kind, a, b): (u8, u8, u8)) -> Vec<Write> {
     let routes: Vec<Prefix> =
         ["10.1.0.0/16", "10.2.0.0/16", "10.1.2.0/24", "192.168.1.0/24"].map(|p| p.parse().unwrap()).to_vec();
     let pick = routes[usize::from(b) % routes.len()];
-    match kind % 18 {
+    match kind % 19 {
         0..=2 => {
             record.owner = Owner::local(["u1", "u2", "u3"][usize::from(b) % 3]);
             record.tags.clear();
         }
         3 | 4 => {
             record.owner = Owner::Tagged;
-            record.tags =
-                ["tag:t1", "tag:t2"][..usize::from(b) % 2 + 1].iter().map(|t| t.parse().unwrap()).collect();
+            record.tags = ["tag:t1", "tag:k8s-k", "tag:t2"][..usize::from(b) % 3 + 1]
+                .iter()
+                .map(|t| t.parse().unwrap())
+                .collect();
         }
         5 => record.advertised.extend([pick]),
         6 => {
@@ -243,6 +247,7 @@ fn random_write(model: &Model, (kind, a, b): (u8, u8, u8)) -> Vec<Write> {
         }
         16 => exposed::offer(&mut record, b),
         17 => exposed::claim(&mut record, a, b),
+        18 => return vec![random_cluster(a, b)],
         _ => {
             let id = 20 + u64::from(b) % DEVICES;
             if b > 200 {
@@ -261,6 +266,38 @@ fn random_write(model: &Model, (kind, a, b): (u8, u8, u8)) -> Vec<Write> {
         }
     }
     vec![Write::PutNode(record)]
+}
+
+/// A cluster that publishes one or two services, from nodes that may carry its tag or not; or it goes.
+fn random_cluster(a: u8, b: u8) -> Write {
+    let name: Hostname = "k".parse().unwrap();
+    if b.is_multiple_of(7) {
+        return Write::DeleteCluster(name);
+    }
+    let service = |n: u8| {
+        let owners = [a % 4, b % 5].map(|id| u64::from(id) + 1);
+        let owners = owners.into_iter().collect::<BTreeSet<_>>().into_iter().map(|id| PortOwner {
+            node: NodeId(id),
+            endpoints: vec![format!("10.42.{id}.{}:8080", b % 3 + 1).parse().unwrap()],
+        });
+        let claim = ServiceClaim {
+            namespace: "default".parse().unwrap(),
+            name: format!("s{n}").parse().unwrap(),
+            alias: b.is_multiple_of(2).then(|| format!("s{n}.k.home.internal").parse().unwrap()),
+            addresses: vec![["10.1.2.3", "100.64.9.9"][usize::from(n % 2)].parse().unwrap()],
+            ports: vec![ServicePort { protocol: Transport::Tcp, port: 80, owners: owners.collect() }],
+            sticky: false,
+            sources: vec![],
+        };
+        (claim.key(), Arc::new(claim))
+    };
+    Write::PutCluster(Cluster {
+        name,
+        ranges: vec![],
+        services: (0..b % 3).map(service).collect(),
+        created: UnixSeconds(1),
+        changed: Version(0),
+    })
 }
 
 /// A record that leads to a node, a device, another record, or a name outside. Rings come about.
@@ -604,4 +641,69 @@ fn class_keys_stay_with_their_ids() {
     world.put(1, owned("u1"));
     let key = ClassKey { owner: Owner::local("u1"), tags: BTreeSet::new() };
     assert_eq!(world.model.class_of(&key), Some(world.map(1).me.unwrap().class));
+}
+
+#[test]
+fn an_address_of_a_service_is_seen_by_whom_the_policy_lets_and_served_by_its_owners() {
+    let mut world = World::new();
+    for id in [1, 2] {
+        world.put(id, tagged("tag:k8s-k"));
+    }
+    world.put(3, owned("u1"));
+    world.put(4, owned("u2"));
+    world.policy(
+        r#"{"hosts":{"web":"10.98.0.7"},"acls":[{"action":"accept","src":["u1"],"dst":["web:80"]}]}"#,
+    );
+    let claim = |endpoint: &str| ServiceClaim {
+        namespace: "default".parse().unwrap(),
+        name: "web".parse().unwrap(),
+        alias: None,
+        addresses: vec!["10.98.0.7".parse().unwrap()],
+        ports: vec![ServicePort {
+            protocol: Transport::Tcp,
+            port: 80,
+            owners: [1, 2, 3]
+                .map(|id| PortOwner { node: NodeId(id), endpoints: vec![endpoint.parse().unwrap()] })
+                .to_vec(),
+        }],
+        sticky: false,
+        sources: vec![],
+    };
+    let cluster = |endpoint: &str| {
+        let claim = claim(endpoint);
+        Write::PutCluster(Cluster {
+            name: "k".parse().unwrap(),
+            ranges: vec!["10.98.0.0/24".parse().unwrap()],
+            services: [(claim.key(), Arc::new(claim))].into(),
+            created: UnixSeconds(1),
+            changed: Version(0),
+        })
+    };
+    world.commit(vec![cluster("10.42.0.5:8080")]);
+    let vip: Prefix = "10.98.0.7/32".parse().unwrap();
+    let laptop = world.map(3);
+    assert_eq!(laptop.owners(vip).collect::<Vec<_>>(), [NodeId(1), NodeId(2)], "node 3 has no tag");
+    assert!(laptop.forwards.is_empty());
+    let name: DnsName = "web.default.k.home.internal".parse().unwrap();
+    assert!(laptop.dns.records.contains_key(&(name.clone(), RecordType::A)));
+    let other = world.map(4);
+    assert!(other.routes.is_empty() && other.peers.is_empty() && other.dns.records.is_empty(), "not granted");
+    let owner = world.map(1);
+    assert_eq!(owner.forwards.values().next().unwrap().endpoints, ["10.42.0.5:8080".parse().unwrap()]);
+    assert!(
+        owner
+            .rules
+            .values()
+            .any(|r| r.dsts.iter().any(|t| t.to == meshd_proto::netmap::TargetAddr::Prefix(vip)))
+    );
+
+    let concern = world.commit(vec![cluster("10.42.0.6:8080")]);
+    assert_eq!(
+        concern,
+        Concern::Nodes([NodeId(1), NodeId(2)].into()),
+        "that a pod moved is for its nodes only"
+    );
+    let concern = world.commit(vec![Write::DeleteCluster("k".parse().unwrap())]);
+    assert!(concern.includes(NodeId(3)) && !concern.includes(NodeId(4)));
+    assert!(world.map(1).forwards.is_empty() && world.map(3).routes.is_empty());
 }

@@ -2,7 +2,7 @@
 //! outside these two files decides a permission.
 
 use crate::model::roles::{Permission, Role, Scopes};
-use meshd_proto::NodeId;
+use meshd_proto::{Hostname, NodeId};
 use std::fmt;
 
 /// Who asks the service for something.
@@ -20,6 +20,8 @@ pub enum Actor {
         role: Role,
         /// What of that it may do.
         scopes: Scopes,
+        /// The one cluster it is for; `None`: it is of none.
+        cluster: Option<Hostname>,
     },
     /// A person who signed in.
     User {
@@ -54,6 +56,11 @@ impl Actor {
         }
     }
 
+    /// Whether the actor may speak for that cluster: a credential of one cluster does for no other.
+    pub fn is_for_cluster(&self, name: &Hostname) -> bool {
+        !matches!(self, Self::ApiToken { cluster: Some(own), .. } if own != name)
+    }
+
     /// Whether the actor may give `role` to somebody: never more than its own, and for an API token never more
     /// than its scopes hold beyond what every member may, or a narrow token could make itself a wide one.
     pub fn may_grant(&self, role: Role) -> bool {
@@ -81,7 +88,8 @@ mod tests {
 
     #[test]
     fn a_narrow_token_gives_no_role_that_is_wider_than_itself() {
-        let token = |scopes| Actor::ApiToken { name: "t".to_owned(), role: Role::Owner, scopes };
+        let token =
+            |scopes| Actor::ApiToken { name: "t".to_owned(), role: Role::Owner, scopes, cluster: None };
         assert!(token(Scopes::ALL).may_grant(Role::Owner));
         let narrow = token(Scopes::parse(["users:write"]).unwrap());
         assert!(
@@ -102,6 +110,7 @@ mod tests {
             name: "ci".to_owned(),
             role,
             scopes: Scopes::parse(names.iter().copied()).unwrap(),
+            cluster: None,
         };
         let dns = token(Role::NetworkAdmin, &["dns:write"]);
         assert!(dns.may(Permission::ManageDns) && !dns.may(Permission::Read));

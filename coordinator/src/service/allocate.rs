@@ -15,13 +15,18 @@ const RESERVED: u32 = 256;
 pub(super) fn addresses(model: &Model, id: NodeId) -> Option<MeshAddrs> {
     let prefixes = &model.mesh.prefixes;
     let taken: HashSet<Ipv4Addr> = model.nodes.values().map(|n| n.addrs.v4).collect();
-    let v4 = free_v4(prefixes, id, &taken)?;
+    let v4 = free_v4(prefixes, id, |addr| taken.contains(addr) || delegated(model, *addr))?;
     // 2^64 hosts: the id fits without search.
     let v6 = Ipv6Addr::from(u128::from(prefixes.v6.network()) | (u128::from(RESERVED) + u128::from(id.0)));
     Some(MeshAddrs { v4, v6 })
 }
 
-fn free_v4(prefixes: &MeshPrefixes, id: NodeId, taken: &HashSet<Ipv4Addr>) -> Option<Ipv4Addr> {
+/// Whether a cluster was given that address for its services.
+fn delegated(model: &Model, addr: Ipv4Addr) -> bool {
+    model.clusters.values().any(|cluster| cluster.may_announce(addr.into()))
+}
+
+fn free_v4(prefixes: &MeshPrefixes, id: NodeId, taken: impl Fn(&Ipv4Addr) -> bool) -> Option<Ipv4Addr> {
     let size = 1u64 << (32 - u32::from(prefixes.v4.prefix_len()));
     // In a range too small for the reserve only the resolver's host and the two ends are kept free.
     let first = if size >= 4 * u64::from(RESERVED) { u64::from(RESERVED) } else { 1 };
@@ -33,7 +38,7 @@ fn free_v4(prefixes: &MeshPrefixes, id: NodeId, taken: &HashSet<Ipv4Addr>) -> Op
         .map(|host| {
             Ipv4Addr::from(u32::from(prefixes.v4.network()) + u32::try_from(host).unwrap_or(u32::MAX))
         })
-        .find(|addr| *addr != resolver && !taken.contains(addr))
+        .find(|addr| *addr != resolver && !taken(addr))
 }
 
 /// Names that programs give a meaning of their own: ours (`coordinator`), the host itself (RFC 6761 §6.3), and
@@ -84,7 +89,7 @@ mod tests {
     fn a_small_range_is_used_up_to_the_last_host_but_three() {
         let prefixes = prefixes("10.9.8.0/24");
         let mut taken = HashSet::new();
-        while let Some(addr) = free_v4(&prefixes, NodeId(taken.len() as u64 + 1), &taken) {
+        while let Some(addr) = free_v4(&prefixes, NodeId(taken.len() as u64 + 1), |a| taken.contains(a)) {
             assert!(taken.insert(addr), "{addr} twice");
         }
         assert_eq!(taken.len(), 256 - 3, "network, broadcast and resolver stay free");
@@ -104,7 +109,7 @@ mod tests {
             let size = 1u32 << (32 - len);
             let base = u32::from(prefixes.v4.network());
             let taken: HashSet<_> = taken.iter().map(|t| Ipv4Addr::from(base | (t % size))).collect();
-            let addr = free_v4(&prefixes, NodeId(id), &taken).unwrap();
+            let addr = free_v4(&prefixes, NodeId(id), |a| taken.contains(a)).unwrap();
             prop_assert!(prefixes.v4.contains(&addr) && !taken.contains(&addr));
             prop_assert!(addr != prefixes.v4.network() && addr != prefixes.v4.broadcast());
             prop_assert!(addr != prefixes.resolver().v4);

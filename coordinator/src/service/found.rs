@@ -119,6 +119,7 @@ impl Founding {
             policy_version: Version(1),
             records: BTreeMap::new(),
             relays: BTreeMap::new(),
+            clusters: BTreeMap::new(),
         };
         Ok((model, keys))
     }

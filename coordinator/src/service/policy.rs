@@ -1,7 +1,7 @@
 //! The policy text: who may read and set it, and what it approves by itself.
 
 use super::{Actor, Permission, Service, ServiceError, draft, nodes};
-use crate::model::{Model, NodeRecord, Write};
+use crate::model::{Model, NodeRecord, Serving, Write};
 use crate::store::Batch;
 use crate::store::tokens::PolicyText;
 use meshd_policy::{Explanation, MeshFacts, NodeFacts, Plan, Policy, Question};
@@ -281,10 +281,13 @@ fn ends(model: &Model, text: &str) -> Result<Vec<IpAddr>, ServiceError> {
     };
     let full = text.parse::<Hostname>().ok().and_then(|h| model.mesh.domain.child(&h).ok());
     let full = full.or_else(|| text.parse().ok());
-    let values = model.records.iter().filter(|((name, _), _)| Some(name) == full.as_ref());
-    let ips: Vec<IpAddr> = values
-        .flat_map(|(_, set)| &set.values)
-        .filter_map(|v| if let RecordValue::Address(ip) = v { Some(*ip) } else { None })
+    let mesh = &model.mesh;
+    let services = model.clusters.values().flat_map(|c| c.records(&mesh.domain, mesh.dns_ttl));
+    let records = model.records.iter().map(|(key, set)| (key.clone(), set.clone())).chain(services);
+    let ips: Vec<IpAddr> = records
+        .filter(|((name, _), _)| Some(name) == full.as_ref())
+        .flat_map(|(_, set)| set.values)
+        .filter_map(|v| if let RecordValue::Address(ip) = v { Some(ip) } else { None })
         .collect();
     if ips.is_empty() { Err(unknown) } else { Ok(ips) }
 }
@@ -303,11 +306,14 @@ pub(super) fn takes_part(node: &NodeRecord) -> bool {
 /// The nodes that take part, as the policy sees them.
 pub(super) fn facts(model: &Model) -> Vec<NodeFacts> {
     let taking_part = model.nodes.values().filter(|n| takes_part(n));
+    let serving = Serving::of(model);
+    // Addresses of services lie behind the nodes that serve them.
+    let served = |n: &NodeRecord| serving.by(n.id).into_iter().flat_map(|s| s.prefixes.iter().copied());
     let fact = |n: &Arc<NodeRecord>| NodeFacts {
         name: n.name.to_string(),
         class: n.class_key().for_policy(),
         addrs: n.addrs,
-        routes: n.active_routes().collect(),
+        routes: n.active_routes().chain(served(n)).collect(),
     };
     taking_part.map(fact).collect()
 }

@@ -550,7 +550,8 @@ async fn questions_go_where_the_admin_says_and_never_in_a_circle() {
     assert_eq!(service.resolving(&ROOT).unwrap(), all);
     change(split("corp.example", &[])).await.unwrap();
     assert_eq!(change(ResolvingChange::Nameservers(vec![])).await.unwrap().split.len(), 1);
-    let auditor = Actor::ApiToken { name: "a".into(), role: Role::Auditor, scopes: Scopes::ALL };
+    let auditor =
+        Actor::ApiToken { name: "a".into(), role: Role::Auditor, scopes: Scopes::ALL, cluster: None };
     let refused = service.change_resolving(&auditor, split("c.example", &["192.168.1.1"]), NOW).await;
     assert!(matches!(refused, Err(ServiceError::Forbidden { .. })));
 }
@@ -559,8 +560,9 @@ async fn questions_go_where_the_admin_says_and_never_in_a_circle() {
 async fn what_a_role_may_not_do_is_refused_before_anything_happens() {
     let (_dir, service) = fresh().await;
     let version = service.model().version;
-    let auditor = Actor::ApiToken { name: "a".into(), role: Role::Auditor, scopes: Scopes::ALL };
-    let member = Actor::ApiToken { name: "m".into(), role: Role::Member, scopes: Scopes::ALL };
+    let auditor =
+        Actor::ApiToken { name: "a".into(), role: Role::Auditor, scopes: Scopes::ALL, cluster: None };
+    let member = Actor::ApiToken { name: "m".into(), role: Role::Member, scopes: Scopes::ALL, cluster: None };
     let forbidden =
         |r: Result<(), ServiceError>| assert!(matches!(r, Err(ServiceError::Forbidden { .. })), "{r:?}");
     for actor in [&auditor, &member, &Actor::Node(NodeId(1))] {
@@ -572,9 +574,14 @@ async fn what_a_role_may_not_do_is_refused_before_anything_happens() {
     }
     forbidden(service.nodes(&member).map(|_| ()));
     assert!(service.nodes(&auditor).is_ok());
-    let admin = Actor::ApiToken { name: "x".into(), role: Role::Admin, scopes: Scopes::ALL };
-    let request =
-        ApiTokenRequest { name: "more".into(), role: Role::Owner, scopes: Scopes::ALL, lifetime: 60 };
+    let admin = Actor::ApiToken { name: "x".into(), role: Role::Admin, scopes: Scopes::ALL, cluster: None };
+    let request = ApiTokenRequest {
+        name: "more".into(),
+        role: Role::Owner,
+        scopes: Scopes::ALL,
+        lifetime: 60,
+        cluster: None,
+    };
     forbidden(service.create_api_token(&admin, &request, NOW).await.map(|_| ()));
     assert_eq!(service.model().version, version);
 }
@@ -582,10 +589,16 @@ async fn what_a_role_may_not_do_is_refused_before_anything_happens() {
 #[tokio::test]
 async fn an_api_token_opens_until_it_ends_or_is_revoked() {
     let (_dir, service) = fresh().await;
-    let request =
-        ApiTokenRequest { name: "ci".into(), role: Role::NetworkAdmin, scopes: Scopes::ALL, lifetime: 60 };
+    let request = ApiTokenRequest {
+        name: "ci".into(),
+        role: Role::NetworkAdmin,
+        scopes: Scopes::ALL,
+        lifetime: 60,
+        cluster: None,
+    };
     let new = service.create_api_token(&ROOT, &request, NOW).await.unwrap();
-    let expected = Actor::ApiToken { name: "ci".into(), role: Role::NetworkAdmin, scopes: Scopes::ALL };
+    let expected =
+        Actor::ApiToken { name: "ci".into(), role: Role::NetworkAdmin, scopes: Scopes::ALL, cluster: None };
     assert_eq!(service.authenticate(&new.secret, NOW).await.unwrap(), Some(expected));
     assert_eq!(service.authenticate(&new.secret, UnixSeconds(NOW.0 + 60)).await.unwrap(), None);
     assert_eq!(service.authenticate("meshapi_wrong", NOW).await.unwrap(), None);
@@ -659,6 +672,7 @@ fn change(text: &str) -> PolicyChange<'_> {
 }
 
 mod accounts;
+mod clusters;
 #[tokio::test]
 async fn a_stranger_without_a_token_never_waits_for_the_store() {
     let (_dir, service) = fresh().await;

@@ -7,7 +7,7 @@ use crate::store::Batch;
 use crate::store::tokens::{ApiTokenRecord, TokenRecord, TokenWrite};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use meshd_proto::token::{JoinToken, MAX_ADDRESSES, TokenSecret};
-use meshd_proto::{Tag, UnixSeconds, keys};
+use meshd_proto::{Hostname, Tag, UnixSeconds, keys};
 use std::collections::BTreeSet;
 use zeroize::Zeroizing;
 
@@ -71,6 +71,8 @@ pub struct ApiTokenRequest {
     pub scopes: Scopes,
     /// Seconds until it ends.
     pub lifetime: u64,
+    /// The one cluster it is for.
+    pub cluster: Option<Hostname>,
 }
 
 /// An API token that was made. The secret is in here and nowhere else.
@@ -211,6 +213,7 @@ impl Service {
             expires: UnixSeconds(now.0.saturating_add(request.lifetime)),
             revoked: None,
             created_by: actor.to_string(),
+            cluster: request.cluster.clone(),
         };
         let batch = Batch {
             at: now,
@@ -270,7 +273,12 @@ impl Service {
         let found =
             self.lock().await?.writer.store.api_token_by_fingerprint(&api_fingerprint(secret)).await?;
         let valid = found.filter(|t| t.revoked.is_none() && now < t.expires);
-        Ok(valid.map(|t| Actor::ApiToken { name: t.name, role: t.role, scopes: t.scopes }))
+        Ok(valid.map(|t| Actor::ApiToken {
+            name: t.name,
+            role: t.role,
+            scopes: t.scopes,
+            cluster: t.cluster,
+        }))
     }
 }
 

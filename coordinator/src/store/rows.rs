@@ -1,5 +1,6 @@
 //! The model as rows: one statement per planned write, and the way back.
 
+mod clusters;
 mod read;
 
 pub(super) use read::load;
@@ -97,6 +98,8 @@ pub(super) async fn write(
             sqlx::query("DELETE FROM relays WHERE id = ?").bind(i64::from(id.0)).execute(tx).await?;
             Ok(())
         }
+        Write::PutCluster(cluster) => clusters::put(tx, cluster, version).await,
+        Write::DeleteCluster(name) => clusters::delete(tx, name).await,
     }
 }
 
@@ -241,6 +244,7 @@ pub(super) async fn log_change(
         Change::Record(name, kind) => ("record", format!("{name} {}", kind.as_str())),
         Change::Mesh => ("mesh", String::new()),
         Change::Relay(id) => ("relay", id.to_string()),
+        Change::Cluster(name) => ("cluster", name.to_string()),
     };
     sqlx::query("INSERT INTO changes (version, seq, kind, subject, at) VALUES (?, ?, ?, ?, ?)")
         .bind(int(version.0))

@@ -8,10 +8,23 @@ use super::{StateDir, StoreError, backup};
 use meshd_proto::UnixSeconds;
 use sqlx::{AssertSqlSafe, Connection, Row, SqliteConnection};
 
-const MIGRATIONS: &[&str] = &[V1, V2, V3];
+const MIGRATIONS: &[&str] = &[V1, V2, V3, V4];
 
 /// What nodes publish, and which of them are public exits: JSON.
 const V3: &str = "ALTER TABLE nodes ADD COLUMN publishing TEXT NOT NULL DEFAULT '{}';";
+
+/// Clusters with what they publish; API tokens that are of one cluster.
+const V4: &str = "
+ALTER TABLE api_tokens ADD COLUMN cluster TEXT NOT NULL DEFAULT '';
+CREATE TABLE clusters (
+  name TEXT PRIMARY KEY, ranges TEXT NOT NULL, created INTEGER NOT NULL, changed INTEGER NOT NULL
+);
+CREATE TABLE cluster_services (
+  cluster TEXT NOT NULL REFERENCES clusters (name) ON DELETE CASCADE,
+  namespace TEXT NOT NULL, name TEXT NOT NULL, claim TEXT NOT NULL,
+  PRIMARY KEY (cluster, namespace, name)
+);
+";
 
 /// People, their sessions and invitations; scopes of API tokens.
 const V2: &str = "

@@ -210,7 +210,7 @@ async fn a_database_of_a_later_release_is_refused() {
     sqlx::raw_sql("PRAGMA user_version = 99").execute(&mut store.conn).await.unwrap();
     drop(store);
     let opened = Store::open(StateDir::open(dir.path()).unwrap(), NOW).await;
-    assert!(matches!(opened, Err(StoreError::Newer { found: 99, known: 3 })));
+    assert!(matches!(opened, Err(StoreError::Newer { found: 99, known: 4 })));
 }
 
 #[tokio::test]

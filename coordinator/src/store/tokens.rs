@@ -4,7 +4,7 @@ use super::pack::{self, bytes, number, parsed, read_owner, read_tags, small, tim
 use super::{Store, StoreError, int, uint};
 use crate::model::Owner;
 use crate::model::roles::{Role, Scopes};
-use meshd_proto::{Tag, UnixSeconds};
+use meshd_proto::{Hostname, Tag, UnixSeconds};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
 use std::collections::BTreeSet;
@@ -61,6 +61,8 @@ pub struct ApiTokenRecord {
     pub revoked: Option<UnixSeconds>,
     /// Who made it.
     pub created_by: String,
+    /// The one cluster whose services it may publish; `None`: it is of none.
+    pub cluster: Option<Hostname>,
 }
 
 /// One planned change of tokens.
@@ -107,8 +109,8 @@ pub(super) async fn write(tx: &mut SqliteConnection, write: &TokenWrite) -> Resu
         }
         TokenWrite::InsertApi(token) => {
             sqlx::query(
-                "INSERT INTO api_tokens (fingerprint, name, role, scopes, created, expires, created_by)
-                 VALUES (?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO api_tokens (fingerprint, name, role, scopes, created, expires, created_by, cluster)
+                 VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             )
             .bind(token.fingerprint.to_vec())
             .bind(&token.name)
@@ -117,6 +119,7 @@ pub(super) async fn write(tx: &mut SqliteConnection, write: &TokenWrite) -> Resu
             .bind(int(token.created.0))
             .bind(int(token.expires.0))
             .bind(&token.created_by)
+            .bind(token.cluster.as_ref().map_or("", Hostname::as_str))
             .execute(tx)
             .await?;
             Ok(())
@@ -183,6 +186,10 @@ fn api_token(row: &SqliteRow) -> Result<ApiTokenRecord, StoreError> {
         expires: UnixSeconds(number(row, "expires")?),
         revoked: time_or_none(row, "revoked")?,
         created_by: row.try_get("created_by")?,
+        cluster: match row.try_get::<String, _>("cluster")?.as_str() {
+            "" => None,
+            name => Some(name.parse().map_err(|e| StoreError::corrupt("api_tokens.cluster", e))?),
+        },
     })
 }
 

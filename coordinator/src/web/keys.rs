@@ -68,6 +68,7 @@ pub(super) async fn create(seat: Seat, form: Form) -> Result<Response, PageError
     let done = async {
         let wrong = |text: String| ServiceError::Invalid(text);
         let request = ApiTokenRequest {
+            cluster: None,
             name: form.text("name").to_owned(),
             role: form.text("role").parse().map_err(|e: UnknownRole| wrong(e.to_string()))?,
             scopes: Scopes::parse(form.all("scope").iter().map(String::as_str))

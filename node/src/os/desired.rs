@@ -305,10 +305,12 @@ impl Desired {
                 .collect::<BTreeSet<_>>()
         };
         let (v4, v6) = (offered(Family::V4), offered(Family::V6));
-        desired.forward_v4 = !v4.is_empty();
-        desired.forward_v6 = !v6.is_empty();
+        let serves = |v4: bool| map.forwards.values().any(|f| f.address.is_ipv4() == v4);
+        desired.forward_v4 = !v4.is_empty() || serves(true);
+        desired.forward_v6 = !v6.is_empty() || serves(false);
         let mark_port = settings.exit.map(|_| settings.udp_port.unwrap_or(0));
-        let nat = Nat { v4: &v4, v6: &v6, snat: settings.snat };
+        let forwards = map.forwards.values().collect();
+        let nat = Nat { v4: &v4, v6: &v6, snat: settings.snat, forwards };
         desired.nft = Some(mesh_table(&settings.interface, &me.prefixes, &nat, mark_port));
         desired.firewall_assist = settings.firewall_assist;
         desired
@@ -334,7 +336,10 @@ impl Desired {
         for route in &map.routes {
             let covered = |net: IpNet| net.contains(&route.prefix.net());
             let of_mesh = covered(me.prefixes.v4.into()) || covered(me.prefixes.v6.into());
-            if route.prefix.is_default() || of_mesh || me.approved_routes.contains(&route.prefix) {
+            // Also an address of a service that this node serves, beside others.
+            let mine = me.approved_routes.contains(&route.prefix)
+                || map.owners(route.prefix).any(|owner| owner == me.id);
+            if route.prefix.is_default() || of_mesh || mine {
                 continue;
             }
             let Some(peer) = map.peers.get(&route.owner) else { continue };

@@ -4,8 +4,11 @@
 //! text; what the kernel has is compared by chains and comments, so that it does not matter how a
 //! version of `nft` prints a rule.
 
+mod forwards;
+
 use super::checksum::fnv1a;
 use super::desired::{FWMARK, IfName};
+use meshd_proto::netmap::Forward;
 use meshd_proto::{MeshPrefixes, Prefix};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -56,6 +59,8 @@ pub(crate) struct Nat<'a> {
     pub(crate) v6: &'a BTreeSet<Prefix>,
     /// Whether traffic to offered subnets is masqueraded; to the internet it always is.
     pub(crate) snat: bool,
+    /// What is served on addresses of services.
+    pub(crate) forwards: Vec<&'a Forward>,
 }
 
 /// The table for one node. `exit_port`: an exit is used, and our sockets have this port (0: unknown).
@@ -73,7 +78,11 @@ pub(crate) fn mesh_table(
     let spoofed = vec![strangers("ip", mesh.v4.to_string()), strangers("ip6", mesh.v6.to_string())];
     let mut chains = vec![chain("input", "filter", "input", -1, spoofed.clone())];
     let mut forward = spoofed;
-    if !(nat.v4.is_empty() && nat.v6.is_empty()) {
+    if !nat.forwards.is_empty() {
+        let rules = forwards::rules(name, nat.forwards.iter().copied());
+        chains.push(chain("services", "nat", "prerouting", forwards::PRIORITY, rules));
+    }
+    if !(nat.v4.is_empty() && nat.v6.is_empty() && nat.forwards.is_empty()) {
         let clamp =
             format!("oifname \"{name}\" tcp flags & (syn | rst) == syn tcp option maxseg size set rt mtu");
         forward.push(("fit segments into the mesh MTU", clamp));

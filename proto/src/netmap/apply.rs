@@ -134,6 +134,7 @@ impl NetworkMap {
             Entry::Service(s) => drop(self.services.insert(s.name.clone(), s)),
             Entry::Gateway(name, config) => drop(self.gateways.insert(name, config)),
             Entry::Coordinator(c) => self.coordinator = Some(c),
+            Entry::Forward(f) => drop(self.forwards.insert((f.address, f.protocol, f.port), f)),
         }
     }
 
@@ -158,6 +159,7 @@ impl NetworkMap {
             EntryKey::Service(name) => drop(self.services.remove(name)),
             EntryKey::Gateway(name) => drop(self.gateways.remove(name)),
             EntryKey::Coordinator => self.coordinator = None,
+            EntryKey::Forward(ip, protocol, port) => drop(self.forwards.remove(&(*ip, *protocol, *port))),
         }
     }
 
@@ -175,6 +177,7 @@ impl NetworkMap {
             .chain(self.relays.values().cloned().map(Entry::Relay))
             .chain(self.services.values().cloned().map(Entry::Service))
             .chain(self.gateways.iter().map(|(n, c)| Entry::Gateway(n.clone(), c.clone())))
+            .chain(self.forwards.values().cloned().map(Entry::Forward))
     }
 
     /// How many entries the map holds.
@@ -190,6 +193,7 @@ impl NetworkMap {
             + self.relays.len()
             + self.services.len()
             + self.gateways.len()
+            + self.forwards.len()
     }
 
     /// Whether the map holds nothing.
@@ -213,6 +217,9 @@ impl NetworkMap {
             EntryKey::Service(name) => self.services.get(name).cloned().map(Entry::Service),
             EntryKey::Gateway(name) => Some(Entry::Gateway(name.clone(), self.gateways.get(name)?.clone())),
             EntryKey::Coordinator => self.coordinator.clone().map(Entry::Coordinator),
+            EntryKey::Forward(ip, protocol, port) => {
+                self.forwards.get(&(*ip, *protocol, *port)).cloned().map(Entry::Forward)
+            }
         }
     }
 

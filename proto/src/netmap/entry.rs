@@ -1,9 +1,11 @@
 //! One entry of a map: the unit of change, of the digest and of what a node may see.
 
 use super::{
-    CoordinatorInfo, DnsConfig, FilterRule, Peer, RecordSet, RecordType, Relay, Route, SelfNode, Service,
+    CoordinatorInfo, DnsConfig, FilterRule, Forward, Peer, RecordSet, RecordType, Relay, Route, SelfNode,
+    Service,
 };
 use crate::{DnsName, NodeId, Prefix, RelayId, RuleId};
+use std::net::IpAddr;
 
 /// What an entry is about. Two entries with the same key are versions of one thing.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -30,6 +32,8 @@ pub enum EntryKey {
     Gateway(String),
     /// [`Entry::Coordinator`].
     Coordinator,
+    /// [`Entry::Forward`]: address, IP protocol, port.
+    Forward(IpAddr, u8, u16),
 }
 
 /// One entry of a map.
@@ -57,6 +61,8 @@ pub enum Entry {
     Gateway(String, String),
     /// The coordinator.
     Coordinator(CoordinatorInfo),
+    /// What the node serves on a service's address.
+    Forward(Forward),
 }
 
 impl Entry {
@@ -74,6 +80,7 @@ impl Entry {
             Self::Service(s) => EntryKey::Service(s.name.clone()),
             Self::Gateway(name, _) => EntryKey::Gateway(name.clone()),
             Self::Coordinator(_) => EntryKey::Coordinator,
+            Self::Forward(f) => EntryKey::Forward(f.address, f.protocol, f.port),
         }
     }
 

@@ -86,6 +86,14 @@ pub(crate) fn sample_entries() -> Vec<Entry> {
             addrs: vec!["100.70.9.9".parse().unwrap()],
             ports: vec![(6, 443), (17, 53)],
         }),
+        Entry::Forward(Forward {
+            address: "10.98.0.7".parse().unwrap(),
+            protocol: 17,
+            port: 53,
+            endpoints: vec!["10.42.0.5:5353".parse().unwrap()],
+            sticky: true,
+            sources: vec!["192.168.0.0/16".parse().unwrap()],
+        }),
         Entry::Gateway("edge".into(), "{\"generation\":1}".into()),
         Entry::Coordinator(CoordinatorInfo {
             key: CoordinatorKey::from_bytes([1; 32]),

@@ -1,6 +1,7 @@
 //! Map entries on the wire and on disk. Prost writes fields in the order of their numbers and leaves
 //! defaults out, so the same entry always has the same bytes: the map digest relies on that.
 
+use super::forward::{self, ForwardMsg};
 use super::{
     DecodeError, Decoded, addrs, addrs_bytes, bounded, endpoint_bytes, endpoints, fixed, ip, ip_bytes,
     mesh_prefixes, port, prefix, prefix_bytes, prefixes, text,
@@ -16,7 +17,7 @@ use prost::Message;
 
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct EntryMsg {
-    #[prost(oneof = "EntryBody", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
+    #[prost(oneof = "EntryBody", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12")]
     body: Option<EntryBody>,
 }
 
@@ -44,6 +45,8 @@ enum EntryBody {
     Gateway(GatewayMsg),
     #[prost(message, tag = "11")]
     Coordinator(CoordinatorMsg),
+    #[prost(message, tag = "12")]
+    Forward(ForwardMsg),
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -323,6 +326,7 @@ fn entry_msg(entry: &Entry) -> EntryMsg {
             addresses: c.addresses.clone(),
             mesh_name: c.mesh_name.clone(),
         }),
+        Entry::Forward(f) => EntryBody::Forward(forward::msg(f)),
     };
     EntryMsg { body: Some(body) }
 }
@@ -418,6 +422,7 @@ fn entry(msg: EntryMsg) -> Decoded<Entry> {
                 mesh_name: text("mesh_name", c.mesh_name)?,
             })
         }
+        EntryBody::Forward(f) => Entry::Forward(forward::entry(f)?),
     })
 }
 

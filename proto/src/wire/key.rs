@@ -1,6 +1,7 @@
 //! Keys of map entries: what a removal names.
 
 use super::entry::{RecordMsg, RouteMsg, record_kind, record_type};
+use super::forward::{self, ForwardMsg};
 use super::{DecodeError, Decoded, prefix, prefix_bytes, text};
 use crate::netmap::EntryKey;
 use crate::{DnsName, NodeId, RelayId, RuleId};
@@ -8,7 +9,7 @@ use prost::Message;
 
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct KeyMsg {
-    #[prost(oneof = "KeyBody", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
+    #[prost(oneof = "KeyBody", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12")]
     body: Option<KeyBody>,
 }
 
@@ -36,6 +37,8 @@ enum KeyBody {
     Gateway(String),
     #[prost(bool, tag = "11")]
     Coordinator(bool),
+    #[prost(message, tag = "12")]
+    Forward(ForwardMsg),
 }
 
 pub(crate) fn key_msg(key: &EntryKey) -> KeyMsg {
@@ -58,6 +61,7 @@ pub(crate) fn key_msg(key: &EntryKey) -> KeyMsg {
         EntryKey::Service(name) => KeyBody::Service(name.to_string()),
         EntryKey::Gateway(name) => KeyBody::Gateway(name.clone()),
         EntryKey::Coordinator => KeyBody::Coordinator(true),
+        EntryKey::Forward(ip, protocol, port) => KeyBody::Forward(forward::key_msg(*ip, *protocol, *port)),
     };
     KeyMsg { body: Some(body) }
 }
@@ -75,5 +79,6 @@ pub(crate) fn key(msg: KeyMsg) -> Decoded<EntryKey> {
         KeyBody::Service(name) => EntryKey::Service(name.parse()?),
         KeyBody::Gateway(name) => EntryKey::Gateway(text("gateway", name)?),
         KeyBody::Coordinator(_) => EntryKey::Coordinator,
+        KeyBody::Forward(f) => forward::key(&f)?,
     })
 }

@@ -49,6 +49,7 @@ pub(in crate::store) async fn load(conn: &mut SqliteConnection) -> Result<Option
         policy_version,
         records: records(conn).await?,
         relays: relays(conn).await?,
+        clusters: super::clusters::load(conn).await?,
     };
     Ok(Some(Loaded { model, keys, next_node: NodeId(number(&row, "next_node")?) }))
 }
