@@ -123,9 +123,9 @@ cni: root build ## meshd-cni with the specification's cnitool: each rule of its 
 	@$(STEP) cni-tools bash tests/k8s/tools/build
 	@MESHD_K8S_TOOLS=$$(bash tests/k8s/tools/build) $(STEP) cni cargo test --locked -p meshd-lab -p meshd-k8s --no-fail-fast --test cni --test pod_network -- --test-threads=4
 
-k8s: root build ## a real control plane, pods by meshd-cni, Services by the real kube-proxy in both modes (needs Go; first build 10-20 min)
+k8s: root build ## a real control plane, pods by meshd-cni, Services by the real kube-proxy in both modes, type LoadBalancer by the operator (MESHD_LB_KILLS=8; needs Go; first build 10-20 min)
 	@$(STEP) k8s-tools bash tests/k8s/control-plane/build
-	@MESHD_K8S_CONTROL_PLANE=$$(bash tests/k8s/control-plane/build) $(STEP) k8s cargo test --locked -p meshd-lab -p meshd-k8s --no-fail-fast --test cluster -- --test-threads=2
+	@MESHD_K8S_CONTROL_PLANE=$$(bash tests/k8s/control-plane/build) $(STEP) k8s cargo test --locked -p meshd-lab -p meshd-k8s --no-fail-fast --test cluster --test loadbalancer -- --test-threads=2
 
 k8s-up: root build ## a Kubernetes to play with, until Ctrl-C: NODES= nodes (2), PROXY=nftables or iptables
 	@MESHD_K8S_CONTROL_PLANE=$$(bash tests/k8s/control-plane/build) "$(CARGO_TARGET_DIR)/debug/k8s-up" $(or $(NODES),2) $(or $(PROXY),nftables)
