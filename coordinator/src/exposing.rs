@@ -3,7 +3,7 @@
 //! Pure: [`Exposing`] is a function of its model. It decides nothing that is not in there: who came first is
 //! in each claim ([`StoredClaim::since`]), so a later one never takes a name or a port from an earlier one.
 //! The map compiler lets exit and claimer see each other, opens exactly the granted ports to exactly that
-//! exit, and sends each its section ([`config`]).
+//! exit, and sends each its section (`config`).
 //!
 //! Invariants: nothing is published that an `expose` entry of the policy does not name · a name or a port of
 //! an exit belongs to one claim · no configuration for an exit holds a key.
