@@ -320,7 +320,7 @@ impl Judged<'_> {
             }
         }
         if let Some(alias) = &claim.alias {
-            self.check_alias(alias)?;
+            self.check_alias(alias, &claim.namespace)?;
             self.aliases.insert(alias.clone());
         }
         for ip in &claim.addresses {
@@ -346,13 +346,24 @@ impl Judged<'_> {
         }
     }
 
-    fn check_alias(&self, alias: &DnsName) -> Result<(), String> {
+    /// A name of its own is one label beneath the cluster's domain, or beneath the service's own namespace: an app
+    /// team must not take the name of another team's service.
+    fn check_alias(&self, alias: &DnsName, namespace: &Hostname) -> Result<(), String> {
         let domain = self.cluster.domain(&self.model.mesh.domain);
-        let inside = domain.is_some_and(|domain| alias.is_in(&domain) && *alias != domain);
+        let inside = domain.as_ref().is_some_and(|domain| alias.is_in(domain) && alias != domain);
         if !inside || alias.as_str().contains('*') {
             return Err(format!(
                 "`{alias}` is not beneath `{}.{}`: an admin can lead other names there with a CNAME record",
                 self.cluster.name, self.model.mesh.domain
+            ));
+        }
+        let beneath = domain.as_ref().and_then(|domain| alias.as_str().strip_suffix(domain.as_str()));
+        let mut labels = beneath.unwrap_or_default().trim_end_matches('.').rsplit('.');
+        if let (Some(first), Some(_)) = (labels.next(), labels.next())
+            && first != namespace.as_str()
+        {
+            return Err(format!(
+                "`{alias}` is beneath the names of namespace `{first}`: choose a name of `{namespace}`"
             ));
         }
         if self.aliases.contains(alias) {

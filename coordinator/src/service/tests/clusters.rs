@@ -63,7 +63,13 @@ async fn what_cannot_be_published_is_named_and_the_rest_is_published() {
     let node = service.register(&machine(1, Some(&secret)), NOW).await.unwrap();
     let mut named = claim("named", "10.98.0.9", 80);
     named.alias = Some("pi.home.internal".parse().unwrap());
+    let mut taken_name = claim("thief", "10.98.0.10", 80);
+    taken_name.alias = Some("web.shop.a.home.internal".parse().unwrap());
+    let mut own_name = claim("own", "10.98.0.11", 80);
+    own_name.alias = Some("www.default.a.home.internal".parse().unwrap());
     let all = [
+        taken_name,
+        own_name,
         claim("web", "10.98.0.7", 80),
         claim("other-port", "10.98.0.7", 443),
         claim("z-same-port", "10.98.0.7", 80),
@@ -74,9 +80,9 @@ async fn what_cannot_be_published_is_named_and_the_rest_is_published() {
     ];
     let state = service.publish_services(&a, "a", set(&all), None, NOW).await.unwrap();
     let taken: Vec<_> = state.services.iter().map(|s| s.name.as_str()).collect();
-    assert_eq!(taken, ["other-port", "web"]);
+    assert_eq!(taken, ["other-port", "own", "web"]);
     let refused: Vec<_> = state.refused.iter().map(|r| r.service.name.as_str()).collect();
-    assert_eq!(refused, ["loop", "named", "of-a-node", "outside", "z-same-port"]);
+    assert_eq!(refused, ["loop", "named", "of-a-node", "outside", "thief", "z-same-port"]);
     let why = &state.refused.iter().find(|r| r.service.name.as_str() == "outside").unwrap().reason;
     assert!(why.contains("clusters add a --range"), "{why}");
 }
