@@ -376,9 +376,9 @@ impl Paths {
             Way::None => (self.best(None, now)?, PathReason::First),
             Way::Relay => (self.best(None, now)?, PathReason::Proved),
             Way::Direct { endpoint: current, health: Health::Good } => {
-                let old = self.candidate(current).and_then(|c| c.rtt);
+                let old = self.candidate(current).and_then(Candidate::base_rtt);
                 let best = self.best(Some(current), now)?;
-                let new = self.candidate(best)?.rtt?;
+                let new = self.candidate(best)?.base_rtt()?;
                 if old.is_some_and(|old| !is_better(new, old)) {
                     return None;
                 }
@@ -400,7 +400,7 @@ impl Paths {
         let fresh = |c: &Candidate| c.answered.is_some_and(|at| now.saturating_duration_since(at) < FRESH);
         let proved = self.candidates.iter().filter(|c| matches!(c.standing, Standing::Proved { .. }));
         let others = proved.filter(|c| Some(c.endpoint) != except && fresh(c));
-        others.min_by_key(|c| (c.rtt, c.endpoint)).map(|c| c.endpoint)
+        others.min_by_key(|c| (c.base_rtt(), c.endpoint)).map(|c| c.endpoint)
     }
 
     /// Everything ended: session gone, peer idle.

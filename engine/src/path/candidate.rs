@@ -21,6 +21,32 @@ pub const PACE: Duration = Duration::from_millis(5);
 /// Unanswered pings after which a proved endpoint that is not in use is no longer proved.
 const MISSES: usize = 3;
 
+/// How long the shortest round trip is remembered, at least.
+pub const BASE_AGE: Duration = Duration::from_secs(150);
+
+/// The shortest round trip of the last [`BASE_AGE`] to twice that: what a way takes without the queue that our own
+/// traffic makes on it. A way in use is measured full and one that is not in use empty: compared by what they
+/// measure now, the one in use would lose as soon as it is used, and each change lets packets overtake others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Base {
+    since: Option<Instant>,
+    least: Option<Duration>,
+    before: Option<Duration>,
+}
+
+impl Base {
+    fn learn(&mut self, rtt: Duration, now: Instant) {
+        if self.since.is_none_or(|since| now.saturating_duration_since(since) >= BASE_AGE) {
+            *self = Self { since: Some(now), least: None, before: self.least };
+        }
+        self.least = Some(self.least.map_or(rtt, |least| least.min(rtt)));
+    }
+
+    fn get(&self) -> Option<Duration> {
+        self.least.into_iter().chain(self.before).min()
+    }
+}
+
 /// How an endpoint was learned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Origin {
@@ -58,6 +84,7 @@ pub(crate) struct Candidate {
     pub(crate) origin: Origin,
     pub(crate) standing: Standing,
     pub(crate) rtt: Option<Duration>,
+    base: Base,
     /// The round-trip time was seen in a handshake, which may have waited for something: measure it.
     rough: bool,
     /// When it last answered.
@@ -69,13 +96,14 @@ pub(crate) struct Candidate {
 }
 
 impl Candidate {
-    pub(crate) const fn new(endpoint: Endpoint, origin: Origin, now: Instant) -> Self {
+    pub(crate) fn new(endpoint: Endpoint, origin: Origin, now: Instant) -> Self {
         let standing = Standing::Trying { attempts: 0, next: now };
         Self {
             endpoint,
             origin,
             standing,
             rtt: None,
+            base: Base::default(),
             rough: false,
             answered: None,
             pings: Vec::new(),
@@ -83,9 +111,15 @@ impl Candidate {
         }
     }
 
-    pub(crate) const fn restart(&mut self, at: Instant) {
+    pub(crate) fn restart(&mut self, at: Instant) {
         self.standing = Standing::Trying { attempts: 0, next: at };
         self.missing = None;
+        self.base = Base::default();
+    }
+
+    /// The round-trip time by which ways are compared: without the queue of our own traffic.
+    pub(crate) fn base_rtt(&self) -> Option<Duration> {
+        self.base.get().or(self.rtt)
     }
 
     /// Moves the next try to now, if one is waited for for long.
@@ -160,6 +194,7 @@ impl Candidate {
             Some(_) | None => rtt,
         });
         self.rough = false;
+        self.base.learn(rtt, now);
         self.answered = Some(now);
         self.standing = Standing::Proved { next: now + Duration::from_secs(1) };
         Some(rtt)

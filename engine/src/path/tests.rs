@@ -51,6 +51,28 @@ fn a_faster_path_is_taken_only_if_it_is_faster_by_more_than_noise() {
 }
 
 #[test]
+fn a_path_that_its_own_traffic_makes_slow_is_not_left_for_one_that_was_measured_empty() {
+    let (mut p, t) = (paths(), start());
+    prove(&mut p, 1, ms(1), t);
+    prove(&mut p, 2, ms(1), t);
+    let (mut now, used) = (t, p.selected().unwrap());
+    let (used, other) = if used == endpoint(1) { (1, 2) } else { (2, 1) };
+    // Minutes of bulk traffic, with the queue that belongs to it.
+    for _ in 0..20 {
+        now += Duration::from_secs(5);
+        assert_eq!(prove(&mut p, used, ms(30), now), None);
+        assert_eq!(prove(&mut p, other, ms(1), now + ms(100)), None);
+    }
+    // What is slow for much longer is slow by itself.
+    for _ in 0..60 {
+        now += Duration::from_secs(5);
+        prove(&mut p, used, ms(30), now);
+        prove(&mut p, other, ms(1), now + ms(100));
+    }
+    assert_eq!(p.selected(), Some(endpoint(other)));
+}
+
+#[test]
 fn silence_makes_a_path_doubtful_then_dead_and_the_relay_takes_over() {
     let (mut p, t) = (paths(), start());
     p.set_relay(Some(RelayId(1)), None);
