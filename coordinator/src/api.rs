@@ -3,8 +3,10 @@
 //! A thin layer: who asks (`auth`), the request parsed into types, one call of the service, the answer
 //! as JSON ([`views`]) or `application/problem+json` (`problem`). No rule and no permission lives here.
 //!
-//! Over plain HTTP from elsewhere than loopback nothing but `/healthz` is answered.
+//! Over plain HTTP from elsewhere than loopback nothing but `/healthz` and the checks of a certificate
+//! authority is answered.
 
+mod acme;
 mod auth;
 mod clusters;
 mod dns;
@@ -31,6 +33,7 @@ pub use table::{Face, Need, Row};
 pub use visitor::TrustedProxies;
 pub(crate) use visitor::Visitor;
 
+use crate::certificate::Certificates;
 use crate::service::{Actor, Service};
 use crate::web;
 use axum::Router;
@@ -50,8 +53,8 @@ pub struct Api {
     pub service: Arc<Service>,
     /// What `/metrics` renders; `None`: nobody collects.
     pub metrics: Option<PrometheusHandle>,
-    /// SHA-256 of the certificate, to be shown beside links; empty where there is none.
-    pub fingerprint: Arc<str>,
+    /// What TLS shows: fingerprints stand beside links.
+    pub certificates: Arc<Certificates>,
     /// Reverse proxies that say where visitors are.
     pub proxies: TrustedProxies,
     /// What pages keep in memory.
@@ -66,7 +69,7 @@ impl Api {
         Self {
             service,
             metrics: None,
-            fingerprint: "".into(),
+            certificates: Arc::new(Certificates::none()),
             proxies: TrustedProxies::default(),
             pages: Arc::default(),
             stop: CancellationToken::new(),
@@ -252,6 +255,8 @@ fn open() -> Routes {
     let routes = routes
         .post("/api/v1/join-requests", Need::Nothing, "Ask to be let in, without a token", join::ask)
         .post("/api/v1/join-requests/poll", Need::Nothing, "Hear what became of it", join::poll);
+    let routes =
+        routes.get(acme::PATH, Need::Nothing, "Answer a certificate authority's check", acme::answer);
     web::open_routes(routes)
 }
 

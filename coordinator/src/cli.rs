@@ -58,7 +58,7 @@ struct Global {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the coordinator, with relay and STUN inside
-    Serve(ServeOptions),
+    Serve(Box<ServeOptions>),
     /// Show the mesh at a glance
     Status,
     /// Join tokens: what lets a machine in
@@ -153,7 +153,7 @@ async fn run(cli: Cli) -> Result<Output, Failure> {
             options.socket = cli.global.socket;
             options.json = cli.global.json;
             start_log();
-            serve::run(options).await.map_err(Failure::from_anyhow)?;
+            serve::run(*options).await.map_err(Failure::from_anyhow)?;
             Ok(Output::silent())
         }
         Command::Status => status::run(&client).await,
@@ -193,5 +193,7 @@ fn start_log() {
     }
 }
 
+#[cfg(test)]
+mod matrix;
 #[cfg(test)]
 mod tests;

@@ -10,6 +10,7 @@
 //! - time comes from [`clock`], randomness from [`entropy`], nowhere else.
 
 pub mod api;
+pub mod certificate;
 pub mod cli;
 pub mod client;
 pub mod clock;

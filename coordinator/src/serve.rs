@@ -4,6 +4,7 @@
 //! for the admin on this host, relay and STUN on UDP. It prints what a person needs next; on a terminal
 //! that includes a join token, elsewhere only the command that makes one.
 
+mod acme;
 mod ask;
 mod banner;
 mod check;
@@ -17,6 +18,7 @@ mod slots;
 mod tls;
 mod unix;
 
+pub use acme::{AcmeOptions, Challenge};
 pub use options::ServeOptions;
 
 use crate::api::{self, Api, TrustedProxies};
@@ -25,6 +27,7 @@ use crate::control::Hub;
 use crate::entropy;
 use crate::service::{Actor, Founding, Service};
 use crate::store::{StateDir, Store};
+use acme::Acme;
 use anyhow::{Context, Result, bail};
 use connection::Shared;
 use std::sync::Arc;
@@ -50,10 +53,12 @@ pub async fn run(options: ServeOptions) -> Result<()> {
     // A mesh that was made by a mistaken command keeps its name and range.
     outside::check(&options.public)?;
     outside::stun_servers(&options.stun_server)?;
+    options.acme.check()?;
     let service = Arc::new(open(&options).await?);
     let listener = listen::bind(&options, service.last_port().await?)?;
     let port = listener.local_addr().context("the listening socket has no address")?.port();
-    let told = if options.public.is_empty() { service.public().await? } else { options.public.clone() };
+    let mut told = if options.public.is_empty() { service.public().await? } else { options.public.clone() };
+    outside::add_names(&mut told, &options.acme.acme);
     let mesh = service.model().mesh.clone();
     let mut outside = outside::find(&told, port, &mesh.prefixes)?;
     let mut servers = outside::stun_servers(&options.stun_server)?;
@@ -70,22 +75,29 @@ pub async fn run(options: ServeOptions) -> Result<()> {
     service.keep_port(&Actor::System, port, now).await?;
     service.set_reachability(&Actor::System, &outside.addresses, said, relays.as_ref(), now).await?;
 
-    let tls = tls::prepare(&options, &state_dir(&options)?, &outside)?;
+    let state_dir = state_dir(&options)?;
+    let certificates = Arc::new(tls::prepare(&options, &state_dir, &outside)?);
+    let acme = Acme::prepare(&options.acme, &state_dir, &outside, &certificates)?;
     let unix = unix::bind(&options.socket)?;
     let metrics = metrics_exporter_prometheus::PrometheusBuilder::new().install_recorder().ok();
     let stop = CancellationToken::new();
-    let fingerprint = tls.fingerprint.as_str().into();
     let proxies = TrustedProxies::new(&options.trusted_proxy);
     let stopped = stop.clone();
-    let api =
-        Api { metrics, fingerprint, proxies: proxies.clone(), stop: stopped, ..Api::new(service.clone()) };
+    let api = Api {
+        metrics,
+        certificates: certificates.clone(),
+        proxies: proxies.clone(),
+        stop: stopped,
+        ..Api::new(service.clone())
+    };
     let router = api::router(api);
     let shared = Arc::new(Shared {
         control: Hub::new(service.clone()),
         relay: relay.as_ref().map(|r| r.handle.control()),
         router,
         proxies,
-        tls: tls.acceptor,
+        tls: tls::acceptor(&certificates)?,
+        certificates: certificates.clone(),
         tasks: TaskTracker::new(),
         stop: stop.clone(),
     });
@@ -94,6 +106,10 @@ pub async fn run(options: ServeOptions) -> Result<()> {
     tasks.spawn(shared.control.clone().run());
     tasks.spawn(listen::accept_loop(listener, shared.clone()));
     tasks.spawn(unix::accept_loop(unix, shared.clone()));
+    let ordered_from = acme.as_ref().map(|a| a.challenge());
+    if let Some(acme) = acme {
+        tasks.spawn(acme.run(shared.clone()));
+    }
     tasks.spawn(maintain(service.clone(), stop.clone()));
     if let Some(relay) = &relay {
         tasks.spawn(relay::follow(relay.handle.control(), service.clone(), stop.clone()));
@@ -104,7 +120,8 @@ pub async fn run(options: ServeOptions) -> Result<()> {
         outside: &outside,
         port,
         udp_ports: relay.as_ref().map(|r| r.ports),
-        fingerprint: &tls.fingerprint,
+        certificates: &certificates,
+        proof: ordered_from,
     };
     banner::print(&options, &service, &facts).await?;
     notify::ready();

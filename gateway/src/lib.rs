@@ -27,7 +27,6 @@ pub mod table;
 pub mod tls;
 mod udp;
 pub mod wire;
-mod x509;
 
 pub use file::{LoadError, load};
 pub use meshd_proto::gateway::{GatewayConfig, GatewayConfigError};

@@ -4,10 +4,10 @@
 //! connections that stand keep theirs. Keys are never logged.
 
 use crate::table::{Hosts, Pattern};
-use crate::x509;
 use meshd_proto::gateway::{
     BackendProtocol, BackendTls, Certificate, GatewayConfig, GatewayConfigError, JsonPath, Listener,
 };
+use meshd_proto::x509;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};

@@ -27,6 +27,7 @@ pub mod relay;
 pub mod stun;
 pub mod token;
 mod wire;
+pub mod x509;
 
 pub use addr::{Endpoint, MeshAddr, MeshAddrs, MeshPrefixes, Prefix};
 pub use digest::MapDigest;

@@ -44,13 +44,15 @@ export async function start({ seed = 0 } = {}) {
     child.stdout.once("data", () => { clearTimeout(limit); done(); });
     child.once("exit", (code) => { clearTimeout(limit); failed(new Error(`the coordinator ended with ${code}:\n${log}`)); });
   });
-  const run = (...words) => execFileSync(program, ["--socket", socket, "--json", ...words], { encoding: "utf8" });
+  const run = (...words) => execFileSync(program, ["--socket", socket, "--json", ...words], { encoding: "utf8", timeout: 120_000 });
   return {
     url: `https://127.0.0.1:${outside}`, socket, captured: () => Buffer.concat(wire), run, json: (...words) => JSON.parse(run(...words)), log: () => log,
     stop: async () => {
       const gone = new Promise((done) => child.once("exit", done));
       child.kill("SIGTERM");
+      const late = setTimeout(() => child.kill("SIGKILL"), 30_000);
       await gone;
+      clearTimeout(late);
       tap.close();
       rmSync(dir, { recursive: true, force: true });
     },

@@ -28,16 +28,28 @@ const screens = [
 ];
 
 const began = Date.now();
+// Playwright waits without a limit for what a page evaluates and for a new page. Where nothing moves any more, the
+// run ends and says where.
+const STILL = 300_000;
+let doing = "starting", moved = Date.now();
+function step(what) { doing = what; moved = Date.now(); }
+setInterval(() => {
+  if (Date.now() - moved < STILL) return;
+  console.error(`web: nothing has moved for ${STILL / 1000} s while: ${doing}\n${server.log()}`);
+  process.exit(1);
+}, 5_000).unref();
 const server = await start({ seed: 40 });
 const browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", args: flags });
 let checks = 0;
 const complaints = [];
 
 async function person(options = {}) {
+  step("a new page");
   const context = await browser.newContext({ ignoreHTTPSErrors: true, viewport: { width: 1280, height: 860 }, ...options });
   // A machine that does other things as well is slow, not wrong.
   context.setDefaultTimeout(120_000);
   const page = await context.newPage();
+  page.on("framenavigated", () => step(page.url()));
   page.on("console", (message) => {
     // A refused page is an answer, not a fault of the page.
     if (message.type() === "error" && !/status of (401|403|404|410|422|429)/.test(message.text())) complaints.push(`${page.url()}: ${message.text()}`);
@@ -50,11 +62,14 @@ async function person(options = {}) {
 }
 
 async function shoot(page, name) {
-  if (shots) await page.screenshot({ path: join(shots, `${name}.png`) });
+  if (!shots) return;
+  step(`the picture ${name}`);
+  await page.screenshot({ path: join(shots, `${name}.png`) });
 }
 
 /** No inline script may run, so axe is brought in by the test's own way, past the policy. */
 async function look(page, what) {
+  step(`axe-core on ${what}`);
   await page.evaluate(axeSource);
   const { violations } = await page.evaluate(() => window.axe.run(document, { resultTypes: ["violations"] }));
   const bad = violations.filter((v) => ["serious", "critical"].includes(v.impact));

@@ -1,7 +1,8 @@
 //! Status, audit, backup, metrics, health.
 
-use super::views::{AuditChain, AuditView, StatusView, hex};
+use super::views::{AuditChain, AuditView, CertificateView, StatusView, hex};
 use super::{Api, Asker, Problem};
+use crate::certificate::Certificates;
 use crate::clock;
 use crate::service::{Permission, Service};
 use crate::store::audit::ChainState;
@@ -17,11 +18,12 @@ pub(super) async fn healthz() -> &'static str {
 
 pub(super) async fn show(State(api): State<Api>, actor: Asker) -> Result<Json<StatusView>, Problem> {
     Service::require(&actor, Permission::ReadStatus)?;
-    Ok(Json(status(&api.service)))
+    Ok(Json(status(&api)))
 }
 
 /// The mesh at a glance.
-pub(crate) fn status(service: &Service) -> StatusView {
+pub(crate) fn status(api: &Api) -> StatusView {
+    let service = &api.service;
     let model = service.model();
     let mesh = &model.mesh;
     StatusView {
@@ -41,7 +43,18 @@ pub(crate) fn status(service: &Service) -> StatusView {
         key: mesh.key.to_string(),
         started: service.started(),
         map_lease: mesh.map_lease,
+        certificate: certificate(&api.certificates),
     }
+}
+
+fn certificate(certificates: &Certificates) -> Option<CertificateView> {
+    let (names, trouble) = (certificates.wanted(), certificates.trouble());
+    (!names.is_empty()).then(|| CertificateView {
+        names,
+        ends: certificates.issued(clock::unix_now()).map(|issued| issued.ends),
+        again: trouble.as_ref().map(|t| t.again),
+        trouble: trouble.map(|t| t.what),
+    })
 }
 
 #[derive(Debug, serde::Deserialize)]
@@ -82,7 +95,10 @@ pub(super) async fn metrics(State(api): State<Api>, actor: Asker) -> Result<impl
     let Some(handle) = &api.metrics else {
         return Err(Problem::new(StatusCode::NOT_FOUND, "nobody collects metrics in this process"));
     };
-    let status = status(&api.service);
+    let status = status(&api);
+    if let Some(ends) = status.certificate.as_ref().and_then(|c| c.ends) {
+        metrics::gauge!("meshd_coordinator_certificate_ends").set(ends.0 as f64);
+    }
     let gauges = [
         ("meshd_coordinator_nodes", status.nodes),
         ("meshd_coordinator_nodes_online", status.online),

@@ -82,7 +82,7 @@ fn link(api: &Api, made: &Invited) -> LinkView {
     let url = |address: &String| format!("https://{address}/welcome/{}", made.secret.as_str());
     LinkView {
         urls: model.mesh.addresses.iter().map(url).collect(),
-        certificate_sha256: api.fingerprint.to_string(),
+        certificate_sha256: api.certificates.to_compare(clock::unix_now()).to_owned(),
         stored: InvitationView::from(&made.record),
     }
 }

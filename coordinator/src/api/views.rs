@@ -387,6 +387,22 @@ pub struct StatusView {
     pub started: UnixSeconds,
     /// How long nodes use a stored map without the coordinator, in seconds.
     pub map_lease: u64,
+    /// What an authority certifies, where that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<CertificateView>,
+}
+
+/// A certificate ordered by ACME.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertificateView {
+    /// The names.
+    pub names: Vec<String>,
+    /// When it ends; without it there is none yet, and a self-made one is shown.
+    pub ends: Option<UnixSeconds>,
+    /// Why there is none, or no newer one.
+    pub trouble: Option<String>,
+    /// When it is tried again.
+    pub again: Option<UnixSeconds>,
 }
 
 /// Bytes in hexadecimal.

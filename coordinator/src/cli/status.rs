@@ -23,6 +23,21 @@ pub(super) fn text(s: &StatusView) -> String {
         s.map_version,
         when(s.started),
     );
+    if let Some(certificate) = &s.certificate {
+        let names = joined(&certificate.names);
+        match (certificate.ends, &certificate.trouble) {
+            (Some(ends), None) => out.push_str(&format!("Certificate for {names} until {}\n", when(ends))),
+            (None, None) => out.push_str(&format!("Certificate for {names} is being ordered\n")),
+            (ends, Some(why)) => {
+                let stands = ends.map_or_else(
+                    || "a self-made one stays".to_owned(),
+                    |e| format!("the last one ends {}", when(e)),
+                );
+                let again = certificate.again.map(when).unwrap_or_default();
+                out.push_str(&format!("No new certificate for {names}: {why}; {stands}; next try {again}\n"));
+            }
+        }
+    }
     if s.waiting > 0 {
         out.push_str(&format!("{} nodes wait for approval: meshd-coordinator nodes list\n", s.waiting));
     }

@@ -154,6 +154,7 @@ fn status_says_what_waits() {
         key: String::new(),
         started: NOON,
         map_lease: 1,
+        certificate: None,
     };
     assert_snapshot!(status::text(&status), @r"
     Mesh home (home.internal), 100.71.0.0/16, fd7a:1:2::/48

@@ -192,11 +192,11 @@ impl Role {
     /// What the role is for, in one line.
     pub const fn about(self) -> &'static str {
         match self {
-            Self::Member => "has nodes; sees the mesh's status",
+            Self::Member => "sees the mesh's status, has an own account",
             Self::Auditor => "reads everything, changes nothing",
             Self::NetworkAdmin => "nodes, routes, names, join tokens, policy",
-            Self::Admin => "also users, API tokens and settings",
-            Self::Owner => "also backups with keys in them",
+            Self::Admin => "everything but backups: people, API tokens and settings, too",
+            Self::Owner => "everything, backups with the coordinator's keys included",
         }
     }
 

@@ -1,7 +1,8 @@
 //! What `serve` says once it is ready. A join token goes to a terminal and nowhere else.
 
-use super::ServeOptions;
 use super::outside::{Outside, Reach};
+use super::{Challenge, ServeOptions};
+use crate::certificate::Certificates;
 use crate::clock;
 use crate::model::MeshSettings;
 use crate::service::{Actor, Service, TokenRequest};
@@ -20,7 +21,9 @@ pub(super) struct Facts<'a> {
     pub(super) outside: &'a Outside,
     pub(super) port: u16,
     pub(super) udp_ports: Option<(u16, Option<u16>)>,
-    pub(super) fingerprint: &'a str,
+    pub(super) certificates: &'a Certificates,
+    /// How names are proved to an authority, where a certificate is ordered.
+    pub(super) proof: Option<Challenge>,
 }
 
 pub(super) async fn print(options: &ServeOptions, service: &Service, facts: &Facts<'_>) -> Result<()> {
@@ -99,7 +102,26 @@ fn text(facts: &Facts<'_>, token: Option<&str>, link: Option<&str>) -> String {
             let _ = writeln!(out, "\nAdminister the mesh: https://{place}/");
         }
     }
-    let _ = writeln!(out, "  Certificate, SHA-256: {}", facts.fingerprint);
+    let fingerprint = facts.certificates.own_fingerprint();
+    let names = facts.certificates.wanted().join(", ");
+    match (facts.proof, facts.certificates.issued(clock::unix_now())) {
+        (None, _) => {
+            let _ = writeln!(out, "  Certificate, SHA-256: {fingerprint}");
+        }
+        (Some(_), Some(issued)) => {
+            let _ = writeln!(
+                out,
+                "  Certificate for {names}: by an authority, until {}",
+                clock::show(issued.ends)
+            );
+        }
+        (Some(proof), None) => {
+            let _ = writeln!(
+                out,
+                "  Certificate for {names}: being ordered ({proof}; `meshd-coordinator status` tells).\n  Until it is there, a self-made one, SHA-256: {fingerprint}"
+            );
+        }
+    }
     match token {
         Some(token) => {
             let _ = writeln!(out, "\nJoin a machine (24 hours, 10 machines):\n  sudo meshd up {token}");
@@ -157,7 +179,7 @@ fn json(facts: &Facts<'_>) -> serde_json::Value {
         "reachable": matches!(facts.outside.reach, Reach::Told | Reach::Public),
         "tcp_ports": [facts.port],
         "udp_ports": udp,
-        "certificate_sha256": facts.fingerprint,
+        "certificate_sha256": facts.certificates.own_fingerprint(),
         "token_command": TOKEN_COMMAND,
         "admin_link_command": LINK_COMMAND,
     })

@@ -3,6 +3,7 @@
 
 use super::slots::Slot;
 use crate::api::{Transport, TrustedProxies};
+use crate::certificate::{ALPN_PROOF, Certificates};
 use crate::control::Hub;
 use axum::Router;
 use axum::body::Body;
@@ -43,6 +44,7 @@ pub(super) struct Shared {
     pub(super) router: Router,
     pub(super) proxies: TrustedProxies,
     pub(super) tls: TlsAcceptor,
+    pub(super) certificates: Arc<Certificates>,
     pub(super) tasks: TaskTracker,
     pub(super) stop: CancellationToken,
 }
@@ -58,6 +60,8 @@ pub(super) async fn serve_tcp(stream: TcpStream, peer: SocketAddr, shared: Arc<S
         return serve_http(stream, Transport::Plain(peer), shared, Some(slot)).await;
     }
     match tokio::time::timeout(PATIENCE, shared.tls.accept(stream)).await {
+        // An authority saw the certificate that it wanted to see; nothing follows (RFC 8737 §3).
+        Ok(Ok(stream)) if stream.get_ref().1.alpn_protocol() == Some(ALPN_PROOF) => {}
         Ok(Ok(stream)) => serve_http(stream, Transport::Tls(peer), shared, Some(slot)).await,
         Ok(Err(error)) => tracing::debug!(%peer, %error, "TLS handshake failed"),
         Err(_) => tracing::debug!(%peer, "TLS handshake took too long"),

@@ -46,6 +46,15 @@ pub(super) fn bind(options: &ServeOptions, last: Option<u16>) -> Result<TcpListe
     )
 }
 
+/// Where an authority looks for an HTTP-01 check: port 80, unless told otherwise.
+pub(super) fn for_checks(at: Option<SocketAddr>) -> std::io::Result<TcpListener> {
+    let any = || {
+        let both = listener((Ipv6Addr::UNSPECIFIED, 80).into());
+        both.or_else(|_| listener((Ipv4Addr::UNSPECIFIED, 80).into()))
+    };
+    at.map_or_else(any, listener)
+}
+
 fn listener(addr: SocketAddr) -> std::io::Result<TcpListener> {
     let listener = std::net::TcpListener::bind(addr)?;
     listener.set_nonblocking(true)?;

@@ -1,9 +1,10 @@
 //! What an admin says about serving: on the command line, else in `coordinator.toml`.
 
+use super::acme::{AcmeOptions, Challenge};
 use crate::model::MeshSettings;
 use anyhow::{Context, Result};
 use ipnet::{IpNet, Ipv4Net};
-use meshd_proto::Hostname;
+use meshd_proto::{DnsName, Hostname};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -46,6 +47,9 @@ pub struct ServeOptions {
     /// Key of that certificate in PEM
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     pub tls_key: Option<PathBuf>,
+    /// Certificates from an authority
+    #[command(flatten)]
+    pub acme: AcmeOptions,
     /// Address range of reverse proxies in front of this coordinator: whom they name in X-Forwarded-For is
     /// who signs in or asks to join. May be given several times
     #[arg(long, value_name = "CIDR")]
@@ -83,6 +87,12 @@ struct File {
     no_relay: bool,
     tls_cert: Option<PathBuf>,
     tls_key: Option<PathBuf>,
+    acme: Vec<DnsName>,
+    acme_directory: Option<String>,
+    acme_contact: Vec<String>,
+    acme_ca: Option<PathBuf>,
+    acme_challenge: Option<Challenge>,
+    acme_http: Option<SocketAddr>,
     trusted_proxy: Vec<IpNet>,
 }
 
@@ -111,7 +121,22 @@ impl ServeOptions {
             "in {}: tls-cert and tls-key go together",
             path.display()
         );
-        let own_certificate = self.tls_cert.is_some();
+        let in_file = AcmeOptions {
+            acme: file.acme,
+            acme_directory: file.acme_directory,
+            acme_contact: file.acme_contact,
+            acme_ca: file.acme_ca,
+            acme_challenge: file.acme_challenge,
+            acme_http: file.acme_http,
+        };
+        anyhow::ensure!(
+            in_file.acme.is_empty() || file.tls_cert.is_none(),
+            "in {}: either acme or tls-cert",
+            path.display()
+        );
+        // Who chose one way on the command line means that one.
+        let (own_certificate, ordered) = (self.tls_cert.is_some(), !self.acme.acme.is_empty());
+        let acme = if own_certificate { self.acme } else { self.acme.or(in_file) };
         Ok(Self {
             public: if self.public.is_empty() { file.public } else { self.public },
             listen: self.listen.or(file.listen),
@@ -121,8 +146,9 @@ impl ServeOptions {
             stun_port: self.stun_port.or(file.stun_port),
             stun_server: if self.stun_server.is_empty() { file.stun_server } else { self.stun_server },
             no_relay: self.no_relay || file.no_relay,
-            tls_cert: if own_certificate { self.tls_cert } else { file.tls_cert },
-            tls_key: if own_certificate { self.tls_key } else { file.tls_key },
+            tls_cert: if own_certificate || ordered { self.tls_cert } else { file.tls_cert },
+            tls_key: if own_certificate || ordered { self.tls_key } else { file.tls_key },
+            acme,
             trusted_proxy: if self.trusted_proxy.is_empty() {
                 file.trusted_proxy
             } else {
@@ -168,6 +194,13 @@ mod tests {
         assert_eq!((merged.relay_port(), merged.stun_port()), (1, None));
         let error = format!("{:#}", options.clone().with_text("pubilc = []", path).unwrap_err());
         assert!(error.contains("c.toml") && error.contains("pubilc"), "{error}");
-        assert!(options.with_text("tls-cert = \"x\"", path).is_err());
+        assert!(options.clone().with_text("tls-cert = \"x\"", path).is_err());
+        let named = options
+            .clone()
+            .with_text("acme = [\"vpn.example.com\"]\nacme-challenge = \"http-01\"\n", path)
+            .unwrap();
+        assert_eq!((named.acme.acme.len(), named.acme.acme_challenge), (1, Some(Challenge::Http01)));
+        let both = "acme = [\"vpn.example.com\"]\ntls-cert = \"x\"\ntls-key = \"y\"\n";
+        assert!(options.with_text(both, path).is_err());
     }
 }

@@ -96,6 +96,16 @@ pub(super) fn find(public: &[String], port: u16, mesh: &MeshPrefixes) -> Result<
     Ok(Outside { addresses, hosts, reach: Reach::Told })
 }
 
+/// Adds the names that a certificate is ordered for: visitors come by them.
+pub(super) fn add_names(told: &mut Vec<String>, names: &[DnsName]) {
+    for name in names.iter().map(ToString::to_string) {
+        let known = |text: &String| parse_public(text, 443).is_ok_and(|(host, _)| host == name);
+        if !told.iter().any(known) {
+            told.push(name);
+        }
+    }
+}
+
 /// Whether what an admin named can be used, before anything is made by it.
 pub(super) fn check(public: &[String]) -> Result<()> {
     public.iter().try_for_each(|text| parse_public(text, 443).map(drop))
@@ -275,6 +285,13 @@ mod tests {
             ["stun.example.net:3478", "192.0.2.1:5"]
         );
         assert!(named(&["a b"]).is_err());
+    }
+
+    #[test]
+    fn a_certified_name_is_a_public_one_unless_it_is_named_already() {
+        let mut told = vec!["vpn.example.com:8443".to_owned()];
+        add_names(&mut told, &["VPN.example.com".parse().unwrap(), "b.example.com".parse().unwrap()]);
+        assert_eq!(told, ["vpn.example.com:8443", "b.example.com"]);
     }
 
     #[test]

@@ -1,12 +1,15 @@
-//! The certificate: an admin's own files, or a self-made one kept in the state directory.
+//! The own certificate: an admin's files, or a self-made one kept in the state directory.
 //!
 //! Nodes do not depend on it: their trust is the coordinator's key in the join token. It is for the API
 //! and for people, who compare its fingerprint.
 
 use super::ServeOptions;
 use super::outside::Outside;
+use crate::certificate::{ALPN_PROOF, Certificates, Made};
 use anyhow::{Context, Result};
 use rustls::ServerConfig;
+use rustls::crypto::ring::sign::any_supported_type;
+use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use sha2::{Digest, Sha256};
@@ -17,17 +20,11 @@ use std::path::Path;
 use std::sync::Arc;
 use tokio_rustls::TlsAcceptor;
 
-/// What serves TLS.
-pub(super) struct Tls {
-    pub(super) acceptor: TlsAcceptor,
-    /// SHA-256 of the certificate, as browsers and openssl show it.
-    pub(super) fingerprint: String,
-}
-
-pub(super) fn prepare(options: &ServeOptions, state_dir: &Path, outside: &Outside) -> Result<Tls> {
-    let (cert, key) = match (&options.tls_cert, &options.tls_key) {
-        (Some(cert), Some(key)) => (read(cert)?, read(key)?),
-        _ => self_made(state_dir, outside)?,
+/// The own certificate, ready to be shown; its fingerprint is the SHA-256 that browsers and openssl show.
+pub(super) fn prepare(options: &ServeOptions, state_dir: &Path, outside: &Outside) -> Result<Certificates> {
+    let ((cert, key), made) = match (&options.tls_cert, &options.tls_key) {
+        (Some(cert), Some(key)) => ((read(cert)?, read(key)?), Made::Files),
+        _ => (self_made(state_dir, outside)?, Made::Here),
     };
     let chain = CertificateDer::pem_slice_iter(&cert)
         .collect::<Result<Vec<_>, _>>()
@@ -35,15 +32,22 @@ pub(super) fn prepare(options: &ServeOptions, state_dir: &Path, outside: &Outsid
     let first = chain.first().context("the TLS certificate file holds no certificate")?;
     let fingerprint = colons(&Sha256::digest(first));
     let key = PrivateKeyDer::from_pem_slice(&key).context("the TLS key is not valid PEM")?;
+    let key = any_supported_type(&key).context("the TLS key cannot be used")?;
+    let own = CertifiedKey::new(chain, key);
+    own.keys_match().context("TLS certificate and key do not fit together")?;
+    Ok(Certificates::new(Arc::new(own), fingerprint, made))
+}
+
+/// Serves TLS with whatever certificate is to be shown at the time.
+pub(super) fn acceptor(certificates: &Arc<Certificates>) -> Result<TlsAcceptor> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .context("TLS cannot be set up")?
         .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .context("TLS certificate and key do not fit together")?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Tls { acceptor: TlsAcceptor::from(Arc::new(config)), fingerprint })
+        .with_cert_resolver(certificates.clone());
+    config.alpn_protocols = vec![b"http/1.1".to_vec(), ALPN_PROOF.to_vec()];
+    Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {

@@ -53,7 +53,7 @@ pub(super) async fn show(seat: Seat, Query(asked): Query<Asked>) -> Result<Respo
         (parts::search("/access", &asked.q, "Owner, tag, node, prefix or port", html! {}))
         div #list {
             @if cut { p.muted { "The mesh has more kinds of nodes than are shown; the first " (meshd_policy::MAX_GROUPS) " are." } }
-            @if let Some(picture) = graph(&found) { section.card.graph-card { h2 { "Graph" } (picture) } }
+            @if let Some(picture) = graph(&found) { section.card.graph-card { h2 { "Graph" } div.graph-view tabindex="0" role="region" aria-label="Graph" { (picture) } } }
             div.card.flush {
                 @if found.is_empty() { (parts::empty("Nobody reaches anything here", "The policy allows nothing that fits, or there are no nodes yet.")) }
                 @else {

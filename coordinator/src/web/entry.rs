@@ -204,6 +204,7 @@ fn welcome_body(api: &Api, link: &str, found: &SetUp, name: &str, error: Option<
     let mesh = api.service.model().mesh.clone();
     let name = if found.record.name.is_empty() { name } else { &found.record.name };
     let fixed = !found.record.name.is_empty();
+    let fingerprint = api.certificates.to_compare(clock::unix_now());
     let label = format!("meshd {}", mesh.name);
     let account = if name.is_empty() { found.record.role.as_str() } else { name };
     let uri = format!(
@@ -251,11 +252,11 @@ fn welcome_body(api: &Api, link: &str, found: &SetUp, name: &str, error: Option<
                     code.totp-secret #totp-secret { (grouped) }
                 }
             }
-            @if !api.fingerprint.is_empty() {
+            @if !fingerprint.is_empty() {
                 details.fingerprint {
                     summary { "Your browser warned about the certificate?" }
                     p { "It is self-made. What the browser shows as its SHA-256 fingerprint must be the same as printed beside the link:" }
-                    code { (api.fingerprint) }
+                    code { (fingerprint) }
                 }
             }
         }

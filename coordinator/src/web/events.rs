@@ -75,7 +75,7 @@ impl Stream {
     }
 
     fn state(&self) -> String {
-        let (service, status) = (&self.seat.api.service, status_of(&self.seat.api.service));
+        let (service, status) = (&self.seat.api.service, status_of(&self.seat.api));
         let waiting = super::approvals::count(service, clock::unix_now());
         format!(
             r#"{{"version":{},"online":{},"nodes":{},"waiting":{waiting}}}"#,

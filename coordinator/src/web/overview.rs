@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 pub(super) async fn show(seat: Seat) -> Result<Response, PageError> {
     Service::require(seat.actor(), Permission::ReadStatus)?;
     let (service, now) = (&seat.api.service, clock::unix_now());
-    let (model, status) = (service.model(), status_of(&seat.api.service));
+    let (model, status) = (service.model(), status_of(&seat.api));
     let recent = if seat.may(Permission::ReadAudit) {
         service.audit(seat.actor(), None, 8).await?
     } else {
@@ -32,6 +32,13 @@ pub(super) async fn show(seat: Seat) -> Result<Response, PageError> {
                 (figure("Offline", offline, "no session now", if offline > 0 { "calm" } else { "good" }, read.then_some("/nodes?state=offline")))
                 (figure("Waiting", status.waiting + status.pending_routes, "nodes and routes to approve", if status.waiting + status.pending_routes > 0 { "warn" } else { "good" }, read.then_some("/approvals")))
                 (figure("Not converged", behind, "online, map not confirmed yet", if behind > 0 { "warn" } else { "good" }, None))
+            }
+            @if let Some((names, trouble)) = status.certificate.as_ref().and_then(|c| Some((&c.names, c.trouble.as_ref()?))) {
+                div.note.bad role="status" {
+                    p { strong { "No certificate for " (names.join(", ")) ". " } (trouble) }
+                    p.muted { "The pages stay with the certificate that they had. It is tried again"
+                        @if let Some(again) = status.certificate.as_ref().and_then(|c| c.again) { " " (time(again, now)) } "." }
+                }
             }
             @if status.nodes == 0 && read {
                 div.card.first {

@@ -2,11 +2,12 @@
 
 use super::guard::{PageError, Seat};
 use super::parts::{self, act};
+use crate::certificate::Made;
 use crate::clock;
 use crate::service::{Permission, Service};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use maud::html;
+use maud::{Markup, html};
 
 pub(super) async fn show(seat: Seat) -> Result<Response, PageError> {
     Service::require(seat.actor(), Permission::Read)?;
@@ -34,7 +35,7 @@ pub(super) async fn show(seat: Seat) -> Result<Response, PageError> {
                 dl.facts {
                     dt { "Reached at" } dd { @for a in &mesh.addresses { code { (a) } " " } }
                     dt { "Control key" } dd { code.wrap { (keys.control) } }
-                    dt { "Certificate" } dd { code.wrap { (seat.api.fingerprint) } }
+                    (certificate(&seat))
                 }
                 p.hint { "Addresses are set with " code { "meshd-coordinator serve --public NAME" } "." }
             }
@@ -52,6 +53,24 @@ pub(super) async fn show(seat: Seat) -> Result<Response, PageError> {
         }
     };
     Ok(seat.page("Settings", body))
+}
+
+/// What browsers are shown, and what people compare.
+fn certificate(seat: &Seat) -> Markup {
+    let (certificates, now) = (&seat.api.certificates, clock::unix_now());
+    let own = if certificates.made() == Made::Here { "Self-made certificate" } else { "Certificate" };
+    html! {
+        @if !certificates.wanted().is_empty() {
+            dt { "Certificate" }
+            dd {
+                @match certificates.issued(now) {
+                    Some(issued) => { "by an authority for " @for name in &issued.names { code { (name) } " " } "until " (parts::time(issued.ends, now)) }
+                    None => { "being ordered for " @for name in certificates.wanted() { code { (name) } " " } }
+                }
+            }
+        }
+        dt { (own) } dd { code.wrap { (certificates.own_fingerprint()) } }
+    }
 }
 
 pub(super) async fn backup(seat: Seat) -> Result<Response, PageError> {

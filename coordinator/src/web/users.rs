@@ -59,7 +59,7 @@ async fn show(seat: &Seat, top: Markup) -> Result<Response, PageError> {
                 (parts::csrf(seat))
                 label { "Name" input type="text" name="name" placeholder="the person chooses" maxlength="60" autocapitalize="none" spellcheck="false"; }
                 label { "Role"
-                    select name="role" { @for role in grantable.iter().rev() { option value=(role) { (role) ": " (role.about()) } } }
+                    select name="role" { @for role in grantable.iter().rev() { option value=(role) title=(role.about()) { (role) } } }
                 }
                 label { "Good for"
                     select name="lifetime" {
@@ -120,15 +120,16 @@ pub(super) async fn invite(seat: Seat, form: Form) -> Result<Response, PageError
                 .iter()
                 .map(|a| format!("https://{a}/welcome/{}", made.secret.as_str()))
                 .collect();
+            let fingerprint = seat.api.certificates.to_compare(clock::unix_now());
             html! {
                 section.card.fresh role="status" {
                     div {
                         h2 { "The link is made" }
                         p { "It makes one account with the role " strong { (made.record.role) } ", once. It is shown this once: send it on a way that only that person reads." }
                         @for link in links.iter().take(2) { (parts::secret("Invitation link", link)) }
-                        @if !seat.api.fingerprint.is_empty() {
+                        @if !fingerprint.is_empty() {
                             p.hint { "Send the certificate's SHA-256 fingerprint along:" }
-                            code.wrap { (seat.api.fingerprint) }
+                            code.wrap { (fingerprint) }
                         }
                     }
                 }

@@ -1,8 +1,8 @@
 //! Where ordered certificates and the account's key are kept.
 
 use crate::tls::{Issued, certified};
-use crate::x509;
 use meshd_proto::gateway::{Certificate, GatewayConfig};
+use meshd_proto::x509;
 use rustls::sign::CertifiedKey;
 use std::fs::{self, OpenOptions};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -111,5 +111,21 @@ impl Issued for StandIn {
         let key = rcgen::KeyPair::generate().ok()?;
         let made = rcgen::CertificateParams::new(names).ok()?.self_signed(&key).ok()?;
         certified(made.pem().as_bytes(), key.serialize_pem().as_bytes()).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_end_of_a_real_certificate_are_read() {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut wanted =
+            rcgen::CertificateParams::new(vec!["*.Example.com".into(), "b.example".into()]).unwrap();
+        wanted.not_after = rcgen::date_time_ymd(2031, 3, 1);
+        let certificate = wanted.self_signed(&key).unwrap();
+        assert_eq!(x509::dns_names(certificate.der()), ["*.example.com", "b.example"]);
+        assert_eq!(x509::not_after(certificate.der()), Some(Duration::from_secs(1_930_089_600)));
     }
 }
