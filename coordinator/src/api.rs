@@ -209,6 +209,9 @@ fn programs() -> Routes {
         .get("/api/v1/dns/records", read, "List DNS records", dns::list)
         .post("/api/v1/dns/records", Need::May(P::ManageDns), "Add a DNS record", dns::add)
         .delete("/api/v1/dns/records/{name}", Need::May(P::ManageDns), "Remove DNS records", dns::remove)
+        .get("/api/v1/dns/explain", read, "What a name is for a node or user", dns::explain)
+        .get("/api/v1/dns/declared", read, "Show all names as one file", dns::declared)
+        .put("/api/v1/dns/declared", Need::May(P::ManageDns), "Set all names by one file", dns::declare)
         .get("/api/v1/dns/settings", read, "Show how names are resolved", dns::settings)
         .put("/api/v1/dns/settings", Need::May(P::ManageDns), "Set how names are resolved", dns::set_settings)
         .put(

@@ -10,12 +10,15 @@
 //! - every `NodeRecord::class` is in `classes`, and a class keeps its id for ever.
 
 mod apply;
+mod bound;
 mod cluster;
 mod publish;
 mod publishing;
 pub mod roles;
 
 pub use apply::Write;
+pub(crate) use bound::MAX_SEARCH;
+pub use bound::{Audience, AudienceError, Bound, Records};
 pub use cluster::{Cluster, Served, Serving};
 pub use publish::{HISTORY, Published, Step};
 pub use publishing::{Publishing, StoredClaim};
@@ -50,6 +53,8 @@ pub struct Model {
     pub policy_version: Version,
     /// DNS records that an admin made.
     pub records: BTreeMap<(DnsName, RecordType), RecordSet>,
+    /// Names that hold for some only.
+    pub bound: BTreeMap<Audience, Arc<Bound>>,
     /// The relays of the mesh.
     pub relays: BTreeMap<RelayId, Relay>,
     /// Clusters whose operators publish services.
@@ -287,6 +292,8 @@ pub enum Change {
     Record(DnsName, RecordType),
     /// Mesh settings.
     Mesh,
+    /// What is bound to an audience.
+    Bound(Audience),
     /// A relay was set or removed.
     Relay(RelayId),
     /// A cluster, its ranges or what it publishes.

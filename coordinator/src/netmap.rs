@@ -10,7 +10,8 @@
 //! alone; for others it is a host route behind that node, with its name as a record.
 //! Who serves a service's address owns its host route: it is seen and judged like a prefix behind the node.
 //! A record with addresses is visible when the node may reach one of them, or it is public; a value that
-//! leads to a name of the mesh, when that name is.
+//! leads to a name of the mesh, when that name is. What is bound to users, groups or tags is there for those
+//! alone, in the place of what everybody gets.
 //!
 //! Invariants (tested on random histories):
 //! - [`View::next`] equals [`View::new`] on the same model, whatever came before;
@@ -22,6 +23,7 @@ mod access;
 mod cell;
 mod diff;
 mod exposed;
+mod horizon;
 mod names;
 mod step;
 
@@ -32,10 +34,10 @@ use crate::model::{Model, NodeRecord, Serving};
 use access::Access;
 use cell::{Cell, CellId, CellKey};
 use exposed::Exposed;
+use horizon::Horizons;
 use meshd_proto::control::MapPosition;
 use meshd_proto::netmap::{CoordinatorInfo, Entry, Peer, PeerKind, RecordType, SelfNode};
 use meshd_proto::{DnsName, Hostname, MapDigest, NodeId};
-use names::Names;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -67,7 +69,7 @@ pub struct View {
     cell_of: BTreeMap<NodeId, CellId>,
     /// Mesh addresses of members and devices, with the member to go through.
     by_ip: Arc<BTreeMap<IpAddr, NodeId>>,
-    names: Arc<Names>,
+    horizons: Arc<Horizons>,
     /// The nodes and devices that records lead to by name.
     hosts: Arc<BTreeMap<Hostname, NodeId>>,
     common: Arc<Common>,
@@ -96,7 +98,7 @@ impl Common {
             addresses: mesh.addresses.clone(),
             mesh_name: mesh.name.to_string(),
         };
-        let fixed = [Entry::Coordinator(info), Entry::DnsConfig(mesh.dns_config()), Entry::FilterPresent];
+        let fixed = [Entry::Coordinator(info), Entry::FilterPresent];
         let relays = model.relays.values().cloned().map(Entry::Relay);
         let entries: Vec<_> = fixed.into_iter().chain(relays).map(Sealed::new).collect();
         let mut digest = MapDigest::EMPTY;

@@ -31,6 +31,11 @@ impl Answer {
         Self { why: Some(why), ..Self::code(ResponseCode::ServFail) }
     }
 
+    /// Whether it says that there is no such name.
+    pub fn no_such_name(&self) -> bool {
+        self.code == ResponseCode::NXDomain
+    }
+
     /// The OPT record of the reply to `query`, if one belongs there.
     pub fn edns(&self, query: &ClientQuery) -> Option<Edns> {
         let mut edns = query.reply_edns()?;

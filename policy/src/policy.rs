@@ -5,7 +5,7 @@
 //! which joins it with the classes of the mesh.
 
 use crate::class::ClassKey;
-use crate::diagnostic::{Diagnostic, Pos};
+use crate::diagnostic::{Diagnostic, Pos, quoted};
 use crate::party::RuleIndex;
 use crate::ports::PortRange;
 use crate::selector::{Names, Selector};
@@ -161,6 +161,26 @@ impl Policy {
     /// The groups of a user, without `group:`.
     pub fn groups_of(&self, user: &str) -> impl Iterator<Item = &str> {
         self.names.groups.of_user.get(user).into_iter().flatten().map(String::as_str)
+    }
+
+    /// Reads who something is for: a user, `group:`, `tag:`, `autogroup:member` or `autogroup:tagged`.
+    ///
+    /// # Errors
+    /// What is wrong, as a sentence: it is none of these, or a group that this policy does not have.
+    pub fn who(&self, text: &str) -> Result<Selector, String> {
+        let who = self.names.selector(text)?;
+        if who.is_of_class() {
+            return Ok(who);
+        }
+        Err(format!(
+            "{} is no user, group or tag: write one of these, autogroup:member or autogroup:tagged",
+            quoted(text)
+        ))
+    }
+
+    /// Whether `who` means nodes of that class.
+    pub fn means(&self, who: &Selector, class: &ClassKey) -> bool {
+        who.names_class(class, &self.names.groups)
     }
 
     /// Who may publish what.

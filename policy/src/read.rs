@@ -244,21 +244,15 @@ impl Context {
         let text = self.text(item, what)?;
         let selector = self.names.selector(text);
         let selector = self.check(item.pos, selector)?;
-        match selector {
-            Selector::User(_)
-            | Selector::Group(_)
-            | Selector::Tag(_)
-            | Selector::Members
-            | Selector::Tagged => Some(selector),
-            Selector::Everything | Selector::Myself | Selector::Internet | Selector::Addresses(_) => {
-                let message = format!(
-                    "{} cannot be {what}: write a user, group:…, tag:…, autogroup:member or autogroup:tagged",
-                    quoted(text)
-                );
-                self.error(item.pos, message);
-                None
-            }
+        if selector.is_of_class() {
+            return Some(selector);
         }
+        let message = format!(
+            "{} cannot be {what}: write a user, group:…, tag:…, autogroup:member or autogroup:tagged",
+            quoted(text)
+        );
+        self.error(item.pos, message);
+        None
     }
 
     fn class_selectors(&mut self, value: &Value, what: &str) -> Vec<Selector> {

@@ -35,6 +35,14 @@ pub enum Selector {
 }
 
 impl Selector {
+    /// Whether it names nodes by who they belong to or what they are, and some of them only.
+    pub(crate) fn is_of_class(&self) -> bool {
+        match self {
+            Self::User(_) | Self::Group(_) | Self::Tag(_) | Self::Members | Self::Tagged => true,
+            Self::Everything | Self::Myself | Self::Internet | Self::Addresses(_) => false,
+        }
+    }
+
     /// Whether it names nodes of that class by their class; addresses and the internet do not.
     pub(crate) fn names_class(&self, class: &ClassKey, groups: &Groups) -> bool {
         match self {

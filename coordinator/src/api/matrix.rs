@@ -68,6 +68,7 @@ pub(super) fn body(row: &Row, csrf: &str) -> (&'static str, String) {
 
 pub(super) fn query(row: &Row) -> &'static str {
     match row.path {
+        "/api/v1/dns/explain" => "?name=nas&as=nobody",
         "/api/v1/policy/explain" => "?from=192.0.2.1&to=192.0.2.2:80",
         _ => "",
     }

@@ -10,6 +10,9 @@ use serde_json::{Map, Value, json};
 /// A field of a request body: name, JSON type, required, what it is.
 type Field = (&'static str, &'static str, bool, &'static str);
 
+/// For whom something is set.
+const FOR: Field = ("for", "string", false, "Users, groups and tags, with commas; absent: everybody");
+
 const POLICY: &[Field] = &[
     ("text", "string", true, "The policy text"),
     ("expected_version", "integer", false, "Only when the policy in force is still that of this version"),
@@ -66,6 +69,14 @@ pub(super) fn fields(method: &Method, path: &str) -> Option<&'static [Field]> {
             ("type", "string", false, "A, AAAA, CNAME or TXT; absent: as the value tells"),
             ("value", "string", true, "The value"),
             ("ttl", "integer", false, "Seconds to cache"),
+            ("for", "string[]", false, "Users, groups and tags that it is for; none: everybody"),
+        ],
+        ("PUT", "/api/v1/dns/declared") => &[
+            ("search", "string[]", false, "Search domains beside the mesh's own"),
+            ("split", "array", false, "Domains with resolvers of their own"),
+            ("nameservers", "string[]", false, "Resolvers for everything else"),
+            ("records", "array", false, "Records for everybody; absent: as they are"),
+            ("for", "array", false, "What is there for some users, groups and tags; absent: as it is"),
         ],
         ("PUT", "/api/v1/policy") | ("POST", "/api/v1/policy/check" | "/api/v1/policy/plan") => POLICY,
         ("POST", "/api/v1/policy/rollback") => &[
@@ -97,6 +108,14 @@ fn queries(method: &Method, path: &str) -> &'static [Field] {
         ("DELETE", "/api/v1/dns/records/{name}") => &[
             ("type", "string", false, "Only records of this type"),
             ("value", "string", false, "Only this value"),
+            FOR,
+        ],
+        ("PUT" | "DELETE", "/api/v1/dns/split/{domain}")
+        | ("PUT", "/api/v1/dns/nameservers" | "/api/v1/dns/search") => &[FOR],
+        ("GET", "/api/v1/dns/explain") => &[
+            ("name", "string", true, "The name; one word means one in the mesh's domain"),
+            ("as", "string", true, "Name, id or address of a node, or a user"),
+            ("type", "string", false, "A, AAAA …; absent: A"),
         ],
         _ => &[],
     }
@@ -206,7 +225,7 @@ mod tests {
 
     #[test]
     fn every_body_is_described_with_the_fields_that_its_type_takes() {
-        let bodies: [(&str, &str, Vec<String>); 11] = [
+        let bodies: [(&str, &str, Vec<String>); 12] = [
             ("PATCH", "/api/v1/nodes/{name}", taken::<views::NodeEdit>()),
             ("POST", "/api/v1/nodes/{name}/routes/approve", taken::<views::RoutesInput>()),
             ("POST", "/api/v1/nodes/{name}/devices", taken::<views::DeviceInput>()),
@@ -215,6 +234,7 @@ mod tests {
             ("PATCH", "/api/v1/users/{name}", taken::<views::UserEdit>()),
             ("POST", "/api/v1/invitations", taken::<views::InvitationInput>()),
             ("POST", "/api/v1/dns/records", taken::<views::RecordBody>()),
+            ("PUT", "/api/v1/dns/declared", taken::<crate::service::Declared>()),
             ("PUT", "/api/v1/policy", taken::<views::PolicyInput>()),
             ("POST", "/api/v1/policy/plan", taken::<views::PolicyInput>()),
             ("POST", "/api/v1/policy/rollback", taken::<views::RollbackInput>()),

@@ -180,6 +180,9 @@ pub struct RecordView {
     pub ttl: u32,
     /// The values.
     pub values: Vec<String>,
+    /// Who it is for; none: everybody.
+    #[serde(default, rename = "for", skip_serializing_if = "Vec::is_empty")]
+    pub who: Vec<String>,
 }
 
 impl RecordView {
@@ -190,7 +193,28 @@ impl RecordView {
             kind: kind.as_str().to_owned(),
             ttl: set.ttl,
             values: set.values.iter().map(crate::service::show_value).collect(),
+            who: Vec::new(),
         }
+    }
+
+    /// Every record set, those for everybody first.
+    ///
+    /// # Errors
+    /// When the actor may not.
+    pub fn all(
+        service: &crate::service::Service,
+        actor: &crate::service::Actor,
+    ) -> Result<Vec<Self>, crate::service::ServiceError> {
+        let general = service.records(actor)?;
+        let mut all: Vec<Self> = general.iter().map(|(n, k, s)| Self::new(n, *k, s)).collect();
+        for bound in service.bound_names(actor)? {
+            let of = |(n, k, s): &(DnsName, RecordType, RecordSet)| Self {
+                who: bound.who.clone(),
+                ..Self::new(n, *k, s)
+            };
+            all.extend(bound.records.iter().map(of));
+        }
+        Ok(all)
     }
 }
 
@@ -208,6 +232,9 @@ pub struct RecordBody {
     /// Seconds to cache.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl: Option<u32>,
+    /// Users, groups and tags that it is for; none: everybody.
+    #[serde(default, rename = "for", skip_serializing_if = "Vec::is_empty")]
+    pub who: Vec<String>,
 }
 
 /// How many values went.

@@ -128,6 +128,7 @@ fn routes_and_records_are_tables() {
         kind: "A".to_owned(),
         ttl: 60,
         values: vec!["192.168.1.10".to_owned(), "192.168.1.11".to_owned()],
+        who: Vec::new(),
     };
     assert_snapshot!(dns::table(&[record]), @r"
     NAME               TYPE  TTL  VALUES

@@ -1,6 +1,6 @@
 //! From one model to the next. The store makes rows of the same writes.
 
-use super::{Change, ClassKey, Cluster, MeshSettings, Model, NodeRecord};
+use super::{Audience, Bound, Change, ClassKey, Cluster, MeshSettings, Model, NodeRecord};
 use meshd_policy::Policy;
 use meshd_proto::netmap::{RecordSet, RecordType, Relay};
 use meshd_proto::{ClassId, DnsName, Hostname, NodeId, RelayId, Version};
@@ -19,6 +19,8 @@ pub enum Write {
     PutRecord(DnsName, RecordType, RecordSet),
     /// A record set goes.
     DeleteRecord(DnsName, RecordType),
+    /// What is bound to an audience changes; nothing bound: the audience goes.
+    PutBound(Audience, Bound),
     /// Another policy comes into force.
     PutPolicy {
         /// As the admin wrote it.
@@ -48,6 +50,7 @@ impl Write {
             Self::PutRecord(name, kind, _) | Self::DeleteRecord(name, kind) => {
                 Change::Record(name.clone(), *kind)
             }
+            Self::PutBound(who, _) => Change::Bound(who.clone()),
             Self::PutPolicy { .. } => Change::Policy,
             Self::PutMesh(_) => Change::Mesh,
             Self::PutRelay(relay) => Change::Relay(relay.id),
@@ -81,6 +84,12 @@ impl Model {
                 }
                 Write::DeleteRecord(name, kind) => {
                     next.records.remove(&(name.clone(), *kind));
+                }
+                Write::PutBound(who, bound) if bound.is_empty() => {
+                    next.bound.remove(who);
+                }
+                Write::PutBound(who, bound) => {
+                    next.bound.insert(who.clone(), Arc::new(bound.clone()));
                 }
                 Write::PutPolicy { policy, .. } => {
                     next.policy = policy.clone();

@@ -26,6 +26,7 @@ pub(in crate::model) fn model(version: u64) -> Model {
         policy: Arc::new(Policy::deny_all()),
         policy_version: Version(1),
         records: BTreeMap::new(),
+        bound: BTreeMap::new(),
         relays: BTreeMap::new(),
         clusters: BTreeMap::new(),
     }

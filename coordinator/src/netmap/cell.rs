@@ -1,6 +1,7 @@
 //! Cells: nodes that the policy cannot tell apart.
 
 use super::access::{Access, Parties};
+use super::horizon::Horizon;
 use super::names::Shown;
 use super::{Model, Sealed, is_member, peer_entry};
 use crate::exposing::Link;
@@ -72,6 +73,8 @@ pub(super) struct Cell {
     pub(super) digest: MapDigest,
     pub(super) sees: Arc<BTreeMap<CellId, Sight>>,
     pub(super) rules: Arc<Rules>,
+    /// What its class is told of names.
+    pub(super) horizon: Arc<Horizon>,
     /// Records that every member sees, with the values that it sees.
     pub(super) records: Arc<Shown>,
 }
@@ -125,6 +128,7 @@ impl Cell {
             && (Arc::ptr_eq(&self.rules, &other.rules) || self.rules == other.rules)
             && (Arc::ptr_eq(&self.records, &other.records) || self.records == other.records)
             && self.devices == other.devices
+            && (Arc::ptr_eq(&self.horizon, &other.horizon) || self.horizon.config == other.horizon.config)
     }
 }
 

@@ -79,6 +79,7 @@ impl View {
         let sees = self.sees(node)?;
         let mut upserts = vec![sees.me()];
         upserts.extend(self.common.entries.iter().chain(&sees.cell.rules.entries).map(|e| e.entry.clone()));
+        upserts.push(sees.cell.horizon.config.entry.clone());
         upserts.extend(sees.peers().map(|p| p.entry.clone()));
         upserts.extend(sees.routes().into_iter().map(Entry::Route));
         upserts.extend(sees.records().iter().map(|r| r.entry.clone()));
@@ -92,6 +93,7 @@ impl View {
     pub fn digest(&self, node: NodeId) -> Option<MapDigest> {
         let sees = self.sees(node)?;
         let mut digest = self.common.digest;
+        digest.join(sees.cell.horizon.config.digest);
         digest.join(sees.cell.rules.digest);
         digest.add(&sees.me().encode());
         let own_cell = self.cell_of.get(&node);
@@ -122,6 +124,9 @@ impl View {
         delta.put(Some(&old.me()), Some(&new.me()));
         if !Arc::ptr_eq(&self.common, &before.common) {
             delta.put_all(&by_key(&before.common.entries), &by_key(&self.common.entries));
+        }
+        if !Arc::ptr_eq(&old.cell.horizon, &new.cell.horizon) {
+            delta.put(Some(&old.cell.horizon.config.entry), Some(&new.cell.horizon.config.entry));
         }
         if !Arc::ptr_eq(&old.cell.rules, &new.cell.rules) {
             delta.put_all(&by_key(&old.cell.rules.entries), &by_key(&new.cell.rules.entries));
@@ -206,7 +211,7 @@ impl<'a> Sees<'a> {
     }
 
     fn records(&self) -> Vec<Arc<Sealed>> {
-        let names = &self.view.names;
+        let names = &self.cell.horizon.names;
         if !names.has_ends() {
             return self.cell.records.values().cloned().collect();
         }
@@ -308,11 +313,11 @@ impl<'a> Sees<'a> {
     }
 
     fn diff_records(&self, old: &Self, delta: &mut Delta) {
-        let names = (&self.view.names, &old.view.names);
+        let horizons = (&self.cell.horizon, &old.cell.horizon);
         let (ours, theirs) = (self.device_records(), old.device_records());
-        let same = Arc::ptr_eq(names.0, names.1)
+        let same = Arc::ptr_eq(horizons.0, horizons.1)
             && Arc::ptr_eq(&old.cell.records, &self.cell.records)
-            && (!names.0.has_ends() || old.own_ends() == self.own_ends())
+            && (!horizons.0.names.has_ends() || old.own_ends() == self.own_ends())
             && ours == theirs;
         if !same {
             let (before, after) = (old.records(), self.records());

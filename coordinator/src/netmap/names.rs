@@ -13,10 +13,10 @@
 
 use super::cell::Cell;
 use super::{RecordKey, Sealed, View};
-use crate::model::Model;
+use crate::model::{Model, Records};
 use meshd_dns::record::target;
 use meshd_proto::addr::is_public_unicast;
-use meshd_proto::netmap::{Entry, PeerKind, RecordSet, RecordType, RecordValue};
+use meshd_proto::netmap::{DnsConfig, Entry, PeerKind, RecordSet, RecordType, RecordValue};
 use meshd_proto::{DnsName, Hostname, NodeId, Prefix};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -60,7 +60,7 @@ impl Target {
     }
 }
 
-/// The admin's records, and those of services.
+/// The admin's records and those of services, as one class of nodes has them.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Names {
     pub(super) all: BTreeMap<RecordKey, Arc<Sealed>>,
@@ -71,14 +71,12 @@ pub(super) struct Names {
 }
 
 impl Names {
-    pub(super) fn new(model: &Model) -> Self {
+    /// The names of those who are told `config` and have these records.
+    pub(super) fn new(config: &DnsConfig, all: &Records) -> Self {
         let mut names = Self::default();
-        // What an admin wrote stands before what an operator publishes.
-        let mut all = service_records(model);
-        all.extend(model.records.iter().map(|(key, set)| (key.clone(), set.clone())));
-        for (key, set) in &all {
+        for (key, set) in all {
             let find = |value: &RecordValue| {
-                find_target(model, &all, key.1, value).or_else(|| owner_target(model, &key.0, value))
+                find_target(config, all, key.1, value).or_else(|| owner_target(config, &key.0, value))
             };
             let targets = set.values.iter().map(find).collect::<Vec<_>>();
             if targets.iter().any(Option::is_some) {
@@ -180,8 +178,6 @@ impl Names {
     }
 }
 
-type Records = BTreeMap<RecordKey, RecordSet>;
-
 /// The names of all services that clusters publish.
 pub(super) fn service_records(model: &Model) -> Records {
     let mesh = &model.mesh;
@@ -189,19 +185,19 @@ pub(super) fn service_records(model: &Model) -> Records {
 }
 
 /// Where a value leads; `None` when that is hidden from nobody.
-fn find_target(model: &Model, all: &Records, kind: RecordType, value: &RecordValue) -> Option<Target> {
+fn find_target(config: &DnsConfig, all: &Records, kind: RecordType, value: &RecordValue) -> Option<Target> {
     let name = target(kind, value)?;
-    let mesh = &model.mesh;
-    if name == mesh.domain {
+    if name == config.domain {
         return None;
     }
     let (records, exact) = answering(all, &name);
-    let inside = name.is_in(&mesh.domain);
-    let of_others = mesh.split.iter().any(|split| split.suffix != mesh.domain && name.is_in(&split.suffix));
+    let inside = name.is_in(&config.domain);
+    let of_others =
+        config.split.iter().any(|split| split.suffix != config.domain && name.is_in(&split.suffix));
     if (!inside || of_others) && records.is_empty() {
         return None;
     }
-    let label = name.as_str().strip_suffix(mesh.domain.as_str()).and_then(|head| head.strip_suffix('.'));
+    let label = name.as_str().strip_suffix(config.domain.as_str()).and_then(|head| head.strip_suffix('.'));
     let of_ours = |head: &str| OWN_NAMES.contains(&head) && records.is_empty();
     if label.is_some_and(of_ours) {
         return None;
@@ -211,11 +207,11 @@ fn find_target(model: &Model, all: &Records, kind: RecordType, value: &RecordVal
 }
 
 /// The node or device at whose name, or below it, a record may stand whose value hides nothing.
-fn owner_target(model: &Model, name: &DnsName, value: &RecordValue) -> Option<Target> {
+fn owner_target(config: &DnsConfig, name: &DnsName, value: &RecordValue) -> Option<Target> {
     if matches!(value, RecordValue::Address(_)) {
         return None;
     }
-    let head = name.as_str().strip_suffix(model.mesh.domain.as_str())?.strip_suffix('.')?;
+    let head = name.as_str().strip_suffix(config.domain.as_str())?.strip_suffix('.')?;
     let host = head.rsplit('.').next().filter(|label| !OWN_NAMES.contains(label))?.parse().ok()?;
     Some(Target { host: Some(host), records: Vec::new(), exact: false, owner: true })
 }
@@ -274,7 +270,7 @@ fn part_of(whole: &Arc<Sealed>, places: &BTreeSet<usize>) -> Arc<Sealed> {
 
 /// The records that every node of a cell sees.
 pub(super) fn visible(view: &View, cell: &Cell) -> Shown {
-    let names = &view.names;
+    let names = &cell.horizon.names;
     let prefixes: BTreeSet<_> = cell
         .sees
         .values()
@@ -352,7 +348,7 @@ pub(super) fn hosts_of<'a>(
     members.flat_map(move |id| {
         let own = view.cell(id).and_then(|_| view.record(id));
         let behind = view.cell(id).into_iter().flat_map(|cell| cell.devices.iter().map(|d| &d.record));
-        let named = own.into_iter().chain(behind).filter(|record| view.names.leads_to(&record.name));
+        let named = own.into_iter().chain(behind).filter(|record| view.horizons.leads_to(&record.name));
         named.map(move |record| (record.name.clone(), record.id, id))
     })
 }

@@ -3,7 +3,8 @@
 use super::access::Access;
 use super::cell::{Cell, CellId, CellKey, Device, Rules, Sight, devices_by_via};
 use super::exposed::Exposed;
-use super::names::{self, End, Names, Shown};
+use super::horizon::Horizons;
+use super::names::{self, End, Shown};
 use super::{Common, Sealed, View, has_session, is_member, peer_entry};
 use crate::model::{Change, Model, NodeRecord, Serving};
 use meshd_proto::netmap::Entry;
@@ -45,7 +46,7 @@ impl View {
     pub fn new(model: Arc<Model>) -> Self {
         let access = Arc::new(Access::new(&model));
         let mut view = Self {
-            names: Arc::new(Names::new(&model)),
+            horizons: Arc::new(Horizons::new(&model)),
             hosts: Arc::default(),
             common: Arc::new(Common::new(&model)),
             exposed: Arc::new(Exposed::new(&model)),
@@ -72,10 +73,18 @@ impl View {
         }
 
         // Which domain is the mesh's, and what of it is asked of others, is in the settings.
-        let record_changed = changes.iter().any(|c| matches!(c, Change::Record(..) | Change::Mesh))
+        let record_changed = changes
+            .iter()
+            .any(|c| matches!(c, Change::Record(..) | Change::Bound(_) | Change::Mesh))
+            // Which groups a user is in, is in the policy.
+            || (changes.contains(&Change::Policy) && !view.model.bound.is_empty())
             || names::service_records(&self.model) != names::service_records(&view.model);
         if record_changed {
-            view.names = Arc::new(Names::new(&view.model));
+            view.horizons = Arc::new(Horizons::new(&view.model));
+        } else if view.model.classes.len() != self.model.classes.len()
+            && let Some(horizons) = view.horizons.with_classes_of(&view.model)
+        {
+            view.horizons = Arc::new(horizons);
         }
         let mut nodes: BTreeSet<NodeId> = changes.iter().filter_map(node_of).collect();
         // Whether a node may serve is said by its tags, too.
@@ -219,6 +228,7 @@ impl View {
             digest: MapDigest::EMPTY,
             sees: Arc::default(),
             rules: Arc::default(),
+            horizon: self.horizons.of(node.class).clone(),
             records: Arc::default(),
         };
         self.cells.insert(id, Arc::new(cell));
@@ -317,7 +327,15 @@ impl View {
 
     fn refresh_records(&mut self, id: CellId) {
         let Some(cell) = self.cells.get(&id) else { return };
-        let records = if self.names.all.is_empty() { Shown::new() } else { names::visible(self, cell) };
+        let horizon = self.horizons.of(cell.key.class).clone();
+        if !Arc::ptr_eq(&horizon, &cell.horizon)
+            && let Some(cell) = self.cells.get_mut(&id)
+        {
+            Arc::make_mut(cell).horizon = horizon;
+        }
+        let Some(cell) = self.cells.get(&id) else { return };
+        let nothing = cell.horizon.names.all.is_empty();
+        let records = if nothing { Shown::new() } else { names::visible(self, cell) };
         if records != *cell.records
             && let Some(cell) = self.cells.get_mut(&id)
         {
@@ -348,11 +366,11 @@ impl View {
             }
             by_ip.extend(new.iter().map(|(ip, (id, _))| (*ip, *id)));
         }
-        self.names.ips().any(|ip| old.get(&ip) != new.get(&ip))
+        self.horizons.ips().any(|ip| old.get(&ip) != new.get(&ip))
     }
 
     fn find_hosts(&self) -> BTreeMap<Hostname, NodeId> {
-        if !self.names.has_ends() {
+        if !self.horizons.has_ends() {
             return BTreeMap::new();
         }
         names::hosts_of(self, self.cell_of.keys().copied()).map(|(name, id, _)| (name, id)).collect()
@@ -361,7 +379,7 @@ impl View {
     /// Keeps the index of names; says whether a record leads to one that came, went or moved to another
     /// cell.
     fn update_hosts(&mut self, before: &Self, nodes: &BTreeSet<NodeId>) -> bool {
-        if !Arc::ptr_eq(&self.names, &before.names) {
+        if !Arc::ptr_eq(&self.horizons, &before.horizons) {
             self.hosts = Arc::new(self.find_hosts());
             return true;
         }
@@ -416,7 +434,7 @@ impl View {
 
     /// Nodes that a changed record leads to: they see it whatever the policy says.
     fn own_records_changed(&self, before: &Self) -> BTreeSet<NodeId> {
-        if Arc::ptr_eq(&self.names, &before.names) {
+        if Arc::ptr_eq(&self.horizons, &before.horizons) {
             return BTreeSet::new();
         }
         let node = |view: &Self, end: &End| match end {
@@ -426,7 +444,7 @@ impl View {
                 Some(record.via.unwrap_or(record.id))
             }
         };
-        let moved = self.names.moved(&before.names);
+        let moved = self.horizons.moved(&before.horizons);
         moved.into_iter().flat_map(|end| [node(before, end), node(self, end)]).flatten().collect()
     }
 
@@ -464,7 +482,12 @@ impl View {
 fn node_of(change: &Change) -> Option<NodeId> {
     match change {
         Change::Node(id) | Change::NodeGone(id) => Some(*id),
-        Change::Policy | Change::Record(..) | Change::Mesh | Change::Relay(_) | Change::Cluster(_) => None,
+        Change::Policy
+        | Change::Record(..)
+        | Change::Bound(_)
+        | Change::Mesh
+        | Change::Relay(_)
+        | Change::Cluster(_) => None,
     }
 }
 

@@ -9,6 +9,7 @@ use meshd_proto::{
 };
 use proptest::prelude::*;
 
+mod bound;
 mod exposed;
 
 const NETWORK: NetworkId = NetworkId::from_bytes([1; 16]);
@@ -63,6 +64,7 @@ fn empty_model() -> Model {
         policy: Arc::new(Policy::parse(POLICIES[0]).unwrap()),
         policy_version: Version(0),
         records: BTreeMap::new(),
+        bound: BTreeMap::new(),
         relays: BTreeMap::new(),
         clusters: BTreeMap::new(),
     }
@@ -181,7 +183,7 @@ fn random_write(model: &Model, (kind, a, b): (u8, u8, u8)) -> Vec<Write> {
     let routes: Vec<Prefix> =
         ["10.1.0.0/16", "10.2.0.0/16", "10.1.2.0/24", "192.168.1.0/24"].map(|p| p.parse().unwrap()).to_vec();
     let pick = routes[usize::from(b) % routes.len()];
-    match kind % 19 {
+    match kind % 20 {
         0..=2 => {
             record.owner = Owner::local(["u1", "u2", "u3"][usize::from(b) % 3]);
             record.tags.clear();
@@ -248,6 +250,7 @@ fn random_write(model: &Model, (kind, a, b): (u8, u8, u8)) -> Vec<Write> {
         16 => exposed::offer(&mut record, b),
         17 => exposed::claim(&mut record, a, b),
         18 => return vec![random_cluster(a, b)],
+        19 => return vec![bound::random(model, a, b)],
         _ => {
             let id = 20 + u64::from(b) % DEVICES;
             if b > 200 {

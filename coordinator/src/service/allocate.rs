@@ -55,15 +55,14 @@ pub(super) fn name(model: &Model, wish: &Hostname, me: Option<NodeId>) -> Hostna
     let taken: HashSet<&str> =
         model.nodes.values().filter(|n| Some(n.id) != me).map(|n| n.name.as_str()).collect();
     let free = |name: &Hostname| {
-        let record =
-            model.mesh.domain.child(name).is_ok_and(|full| model.records.keys().any(|(n, _)| *n == full));
+        let record = model.mesh.domain.child(name).is_ok_and(|full| model.has_records_of(&full));
         !record && !taken.contains(name.as_str()) && !is_reserved(name)
     };
     if free(wish) {
         return wish.clone();
     }
     // One more number than there are names always has a free one.
-    let numbers = 2..=u32::try_from(taken.len() + model.records.len() + 2).unwrap_or(u32::MAX);
+    let numbers = 2..=u32::try_from(taken.len() + model.record_count() + 2).unwrap_or(u32::MAX);
     numbers.map(|n| wish.numbered(n)).find(free).unwrap_or_else(|| wish.clone())
 }
 

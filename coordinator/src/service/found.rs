@@ -118,6 +118,7 @@ impl Founding {
             policy: Arc::new(policy),
             policy_version: Version(1),
             records: BTreeMap::new(),
+            bound: BTreeMap::new(),
             relays: BTreeMap::new(),
             clusters: BTreeMap::new(),
         };

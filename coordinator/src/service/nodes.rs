@@ -208,8 +208,7 @@ pub(super) fn refuse_taken(model: &Model, name: &Hostname, me: Option<NodeId>) -
             "the name `{name}` belongs to another node: choose another one, or rename that node first"
         )));
     }
-    let record =
-        model.mesh.domain.child(name).is_ok_and(|full| model.records.keys().any(|(n, _)| *n == full));
+    let record = model.mesh.domain.child(name).is_ok_and(|full| model.has_records_of(&full));
     if record {
         return Err(ServiceError::Conflict(format!(
             "`{name}` is a DNS record: choose another name, or run `meshd-coordinator dns remove {name}` first"

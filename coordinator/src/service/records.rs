@@ -1,16 +1,17 @@
 //! DNS records that an admin makes, for hosts behind subnet routers and other names of the mesh.
 
+use super::bound::Place;
 use super::{Actor, Permission, Service, ServiceError, draft};
-use crate::model::{Model, Write};
+use crate::model::{Model, Records};
 use crate::store::Batch;
 use meshd_proto::netmap::{RecordSet, RecordType, RecordValue};
 use meshd_proto::{DnsName, Hostname, UnixSeconds, limits};
 use std::net::IpAddr;
 
 /// Seconds that answers about a record may be cached when nobody says otherwise.
-const DEFAULT_TTL: u32 = 60;
+pub(super) const DEFAULT_TTL: u32 = 60;
 /// Longest TTL, RFC 2181 §8 allows more; a week is a typing mistake's bound.
-const MAX_TTL: u32 = 7 * 24 * 3600;
+pub(super) const MAX_TTL: u32 = 7 * 24 * 3600;
 /// How a whole subtree is written by a person.
 const SUBTREE: &str = "suffix:";
 
@@ -48,14 +49,28 @@ impl Service {
         input: &RecordInput,
         now: UnixSeconds,
     ) -> Result<(DnsName, RecordType, RecordSet), ServiceError> {
+        self.add_record_for(actor, &[], input, now).await
+    }
+
+    /// The same for some only: users, groups and tags; none: for everybody.
+    ///
+    /// # Errors
+    /// As [`Service::add_record`], and when one of `who` is no user, group or tag.
+    pub async fn add_record_for(
+        &self,
+        actor: &Actor,
+        who: &[String],
+        input: &RecordInput,
+        now: UnixSeconds,
+    ) -> Result<(DnsName, RecordType, RecordSet), ServiceError> {
         Self::require(actor, Permission::ManageDns)?;
         let (kind, value) = parse_value(input)?;
         let turn = self.lock().await?;
+        let place = Place::of(&turn.model, who)?;
         let name = full_name(&turn.model, &input.name)?;
-        refuse_clash(&turn.model, &name, kind)?;
-        let mut set = turn
-            .model
-            .records
+        refuse_clash(&turn.model, place.records(&turn.model), &name, kind)?;
+        let mut set = place
+            .records(&turn.model)
             .get(&(name.clone(), kind))
             .cloned()
             .unwrap_or(RecordSet { ttl: DEFAULT_TTL, values: Vec::new() });
@@ -77,16 +92,13 @@ impl Service {
                 limits::MAX_RECORD_VALUES
             )));
         }
-        if turn.model.records.get(&(name.clone(), kind)) != Some(&set) {
+        let key = (name.clone(), kind);
+        if place.records(&turn.model).get(&key) != Some(&set) {
+            let detail = format!("{} {}{}", kind.as_str(), input.value, place.note());
             let batch = Batch {
                 at: now,
-                writes: vec![Write::PutRecord(name.clone(), kind, set.clone())],
-                audit: vec![draft(
-                    actor,
-                    "record.add",
-                    &name,
-                    format_args!("{} {}", kind.as_str(), input.value),
-                )],
+                writes: place.put_records(&turn.model, vec![(key, Some(set.clone()))])?,
+                audit: vec![draft(actor, "record.add", &name, detail)],
                 ..Batch::default()
             };
             turn.commit(batch).await?;
@@ -106,11 +118,28 @@ impl Service {
         value: Option<&str>,
         now: UnixSeconds,
     ) -> Result<usize, ServiceError> {
+        self.remove_record_for(actor, &[], name, kind, value, now).await
+    }
+
+    /// The same of what is there for some only.
+    ///
+    /// # Errors
+    /// As [`Service::remove_record`].
+    pub async fn remove_record_for(
+        &self,
+        actor: &Actor,
+        who: &[String],
+        name: &str,
+        kind: Option<RecordType>,
+        value: Option<&str>,
+        now: UnixSeconds,
+    ) -> Result<usize, ServiceError> {
         Self::require(actor, Permission::ManageDns)?;
         let turn = self.lock().await?;
+        let place = Place::of(&turn.model, who)?;
         let name = full_name(&turn.model, name)?;
-        let (mut writes, mut gone) = (Vec::new(), 0);
-        for ((n, k), set) in turn.model.records.iter().filter(|((n, _), _)| *n == name) {
+        let (mut changed, mut gone) = (Vec::new(), 0);
+        for ((n, k), set) in place.records(&turn.model).iter().filter(|((n, _), _)| *n == name) {
             if kind.is_some_and(|wanted| wanted != *k) {
                 continue;
             }
@@ -120,9 +149,9 @@ impl Service {
             };
             gone += set.values.len() - kept.len();
             if kept.is_empty() {
-                writes.push(Write::DeleteRecord(n.clone(), *k));
+                changed.push(((n.clone(), *k), None));
             } else if kept.len() < set.values.len() {
-                writes.push(Write::PutRecord(n.clone(), *k, RecordSet { ttl: set.ttl, values: kept }));
+                changed.push(((n.clone(), *k), Some(RecordSet { ttl: set.ttl, values: kept })));
             }
         }
         if gone == 0 {
@@ -132,7 +161,9 @@ impl Service {
                 hint: "; `meshd-coordinator dns list` shows them".to_owned(),
             });
         }
-        let audit = vec![draft(actor, "record.remove", &name, value.unwrap_or_default())];
+        let detail = format!("{}{}", value.unwrap_or_default(), place.note());
+        let audit = vec![draft(actor, "record.remove", &name, detail)];
+        let writes = place.put_records(&turn.model, changed)?;
         turn.commit(Batch { at: now, writes, audit, ..Batch::default() }).await?;
         Ok(gone)
     }
@@ -150,7 +181,7 @@ pub(crate) fn show_value(value: &RecordValue) -> String {
 /// The record's name in full. A bare label means one under the mesh's domain, `suffix:d` the whole
 /// subtree of `d`. A name outside the mesh's domain answers for itself only; its neighbours are looked up
 /// outside as before.
-fn full_name(model: &Model, text: &str) -> Result<DnsName, ServiceError> {
+pub(super) fn full_name(model: &Model, text: &str) -> Result<DnsName, ServiceError> {
     let domain = &model.mesh.domain;
     let parsed = match text.strip_prefix(SUBTREE) {
         Some(top) => format!("**.{top}").parse::<DnsName>(),
@@ -183,7 +214,7 @@ fn full_name(model: &Model, text: &str) -> Result<DnsName, ServiceError> {
     Ok(name)
 }
 
-fn parse_value(input: &RecordInput) -> Result<(RecordType, RecordValue), ServiceError> {
+pub(super) fn parse_value(input: &RecordInput) -> Result<(RecordType, RecordValue), ServiceError> {
     let text = input.value.trim();
     let address = text.parse::<IpAddr>().ok();
     let kind = input.kind.unwrap_or(match address {
@@ -214,7 +245,13 @@ fn parse_value(input: &RecordInput) -> Result<(RecordType, RecordValue), Service
     Ok((kind, value))
 }
 
-fn refuse_clash(model: &Model, name: &DnsName, kind: RecordType) -> Result<(), ServiceError> {
+/// Refuses a name that is a node's, and an alias beside other records of those it is for.
+pub(super) fn refuse_clash(
+    model: &Model,
+    records: &Records,
+    name: &DnsName,
+    kind: RecordType,
+) -> Result<(), ServiceError> {
     let zone = &model.mesh.domain;
     let node = model.nodes.values().find(|n| zone.child(&n.name).is_ok_and(|full| full == *name));
     if let Some(node) = node {
@@ -223,7 +260,7 @@ fn refuse_clash(model: &Model, name: &DnsName, kind: RecordType) -> Result<(), S
             node.name
         )));
     }
-    let mut others = model.records.keys().filter(|(n, k)| n == name && *k != kind).map(|(_, k)| *k);
+    let mut others = records.keys().filter(|(n, k)| n == name && *k != kind).map(|(_, k)| *k);
     let clash =
         if kind == RecordType::Cname { others.next() } else { others.find(|k| *k == RecordType::Cname) };
     match clash {

@@ -1,8 +1,9 @@
 //! Where nodes send questions that are not about names of the mesh: per-domain resolvers, resolvers for
 //! everything else, and search domains.
 
+use super::bound::Place;
 use super::{Actor, Permission, Service, ServiceError, draft};
-use crate::model::{MeshSettings, Write};
+use crate::model::{MAX_SEARCH, MeshSettings};
 use crate::store::Batch;
 use meshd_proto::netmap::SplitRoute;
 use meshd_proto::{DnsName, Endpoint, UnixSeconds};
@@ -13,8 +14,6 @@ use std::net::{IpAddr, SocketAddr};
 const MAX_SPLIT: usize = 256;
 /// Most resolvers of one domain; a node asks four at most.
 const MAX_UPSTREAMS: usize = 4;
-/// Most search domains; glibc takes six, one of them is the mesh's own.
-const MAX_SEARCH: usize = 5;
 /// Where resolvers listen.
 const DNS_PORT: u16 = 53;
 
@@ -52,6 +51,13 @@ pub enum ResolvingChange {
     Nameservers(Vec<String>),
     /// Search domains.
     Search(Vec<String>),
+    /// Both of these.
+    Rest {
+        /// Resolvers for everything else.
+        nameservers: Vec<String>,
+        /// Search domains.
+        search: Vec<String>,
+    },
     /// All of it.
     Whole(Resolving),
 }
@@ -76,21 +82,38 @@ impl Service {
         change: ResolvingChange,
         now: UnixSeconds,
     ) -> Result<Resolving, ServiceError> {
+        self.change_resolving_for(actor, &[], change, now).await
+    }
+
+    /// The same for some only: users, groups and tags; none: for everybody.
+    ///
+    /// # Errors
+    /// As [`Service::change_resolving`], and when one of `who` is no user, group or tag.
+    pub async fn change_resolving_for(
+        &self,
+        actor: &Actor,
+        who: &[String],
+        change: ResolvingChange,
+        now: UnixSeconds,
+    ) -> Result<Resolving, ServiceError> {
         Self::require(actor, Permission::ManageDns)?;
         let turn = self.lock().await?;
-        let mut mesh = turn.model.mesh.clone();
+        let place = Place::of(&turn.model, who)?;
+        let before = place.as_mesh(&turn.model);
+        let mut mesh = before.clone();
         let what = apply(&mut mesh, change)?;
         let after = shown(&mesh);
-        if after != shown(&turn.model.mesh) {
-            let audit = vec![draft(actor, "dns.resolving", &turn.model.mesh.name, what)];
-            turn.commit(Batch { at: now, writes: vec![Write::PutMesh(mesh)], audit, ..Batch::default() })
-                .await?;
+        if mesh != before {
+            let audit =
+                vec![draft(actor, "dns.resolving", &turn.model.mesh.name, format!("{what}{}", place.note()))];
+            let writes = vec![place.put_mesh(&turn.model, mesh)?];
+            turn.commit(Batch { at: now, writes, audit, ..Batch::default() }).await?;
         }
         Ok(after)
     }
 }
 
-fn apply(mesh: &mut MeshSettings, change: ResolvingChange) -> Result<String, ServiceError> {
+pub(super) fn apply(mesh: &mut MeshSettings, change: ResolvingChange) -> Result<String, ServiceError> {
     match change {
         ResolvingChange::Split(text) => {
             let route = split(mesh, &text)?;
@@ -118,6 +141,10 @@ fn apply(mesh: &mut MeshSettings, change: ResolvingChange) -> Result<String, Ser
         ResolvingChange::Search(list) => {
             mesh.search = search(mesh, &list)?;
             Ok(format!("search: {}", list.join(", ")))
+        }
+        ResolvingChange::Rest { nameservers, search: domains } => {
+            (mesh.nameservers, mesh.search) = (resolvers(mesh, &nameservers)?, search(mesh, &domains)?);
+            Ok(format!("nameservers: {}; search: {}", nameservers.join(", "), domains.join(", ")))
         }
         ResolvingChange::Whole(all) => {
             bounded("split domains", all.split.len(), MAX_SPLIT)?;
@@ -201,7 +228,7 @@ fn bounded(what: &str, count: usize, most: usize) -> Result<(), ServiceError> {
     }
 }
 
-fn shown(mesh: &MeshSettings) -> Resolving {
+pub(super) fn shown(mesh: &MeshSettings) -> Resolving {
     let texts = |list: &[Endpoint]| list.iter().map(|e| show(e.0)).collect();
     Resolving {
         search: mesh.search.iter().map(ToString::to_string).collect(),

@@ -672,6 +672,7 @@ fn change(text: &str) -> PolicyChange<'_> {
 }
 
 mod accounts;
+mod bound;
 mod clusters;
 #[tokio::test]
 async fn a_stranger_without_a_token_never_waits_for_the_store() {

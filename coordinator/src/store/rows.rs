@@ -1,5 +1,6 @@
 //! The model as rows: one statement per planned write, and the way back.
 
+mod bound;
 mod clusters;
 mod read;
 
@@ -88,6 +89,7 @@ pub(super) async fn write(
                 .await?;
             Ok(())
         }
+        Write::PutBound(who, bound) => bound::put(tx, who, bound).await,
         Write::PutPolicy { text, .. } => {
             let by = batch.audit.first().map_or("coordinator", |a| a.actor.as_str());
             put_policy(tx, version, text, by, batch.at).await
@@ -242,6 +244,7 @@ pub(super) async fn log_change(
         Change::NodeGone(id) => ("node-gone", id.to_string()),
         Change::Policy => ("policy", String::new()),
         Change::Record(name, kind) => ("record", format!("{name} {}", kind.as_str())),
+        Change::Bound(who) => ("bound", who.to_string()),
         Change::Mesh => ("mesh", String::new()),
         Change::Relay(id) => ("relay", id.to_string()),
         Change::Cluster(name) => ("cluster", name.to_string()),

@@ -8,10 +8,22 @@ use super::{StateDir, StoreError, backup};
 use meshd_proto::UnixSeconds;
 use sqlx::{AssertSqlSafe, Connection, Row, SqliteConnection};
 
-const MIGRATIONS: &[&str] = &[V1, V2, V3, V4];
+const MIGRATIONS: &[&str] = &[V1, V2, V3, V4, V5];
 
 /// What nodes publish, and which of them are public exits: JSON.
 const V3: &str = "ALTER TABLE nodes ADD COLUMN publishing TEXT NOT NULL DEFAULT '{}';";
+
+/// Names that are bound to users, groups or tags.
+const V5: &str = "
+CREATE TABLE bound_names (
+  audience TEXT PRIMARY KEY, search TEXT NOT NULL, split TEXT NOT NULL, nameservers TEXT NOT NULL
+);
+CREATE TABLE bound_records (
+  audience TEXT NOT NULL REFERENCES bound_names (audience) ON DELETE CASCADE,
+  name TEXT NOT NULL, kind TEXT NOT NULL, ttl INTEGER NOT NULL, contents TEXT NOT NULL,
+  PRIMARY KEY (audience, name, kind)
+);
+";
 
 /// Clusters with what they publish; API tokens that are of one cluster.
 const V4: &str = "

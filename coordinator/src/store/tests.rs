@@ -66,6 +66,7 @@ fn everything() -> Vec<Write> {
         Write::PutNode(node(3)),
         record(RecordType::A, RecordValue::Address("192.168.1.10".parse().unwrap())),
         record(RecordType::Txt, RecordValue::Text("a \"quoted\", text".to_owned())),
+        Write::PutBound(crate::model::Audience::stored("group:dev,tag:x").unwrap(), bound()),
         Write::PutRelay(Relay {
             id: RelayId(1),
             name: "home".to_owned(),
@@ -76,6 +77,21 @@ fn everything() -> Vec<Write> {
             tls_port: 0,
         }),
     ]
+}
+
+/// Of everything that can be bound, something.
+fn bound() -> crate::model::Bound {
+    let server = meshd_proto::Endpoint("10.0.0.2:5353".parse().unwrap());
+    let set = RecordSet { ttl: 5, values: vec![RecordValue::Text("0 5 445 nas".to_owned())] };
+    crate::model::Bound {
+        records: [(("_smb._tcp.home.internal".parse().unwrap(), RecordType::Srv), set)].into(),
+        split: vec![meshd_proto::netmap::SplitRoute {
+            suffix: "corp.example".parse().unwrap(),
+            upstreams: vec![server],
+        }],
+        nameservers: vec![server],
+        search: vec!["corp.example".parse().unwrap()],
+    }
 }
 
 /// Every part of a model that is stored, in a form that can be compared.
@@ -210,7 +226,7 @@ async fn a_database_of_a_later_release_is_refused() {
     sqlx::raw_sql("PRAGMA user_version = 99").execute(&mut store.conn).await.unwrap();
     drop(store);
     let opened = Store::open(StateDir::open(dir.path()).unwrap(), NOW).await;
-    assert!(matches!(opened, Err(StoreError::Newer { found: 99, known: 4 })));
+    assert!(matches!(opened, Err(StoreError::Newer { found: 99, known: 5 })));
 }
 
 #[tokio::test]

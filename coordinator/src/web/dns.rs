@@ -2,25 +2,36 @@
 
 use super::form::{Form, escape};
 use super::guard::{PageError, Seat};
-use super::nodes::Asked;
 use super::parts::{self, PER_PAGE, act_after_asking};
 use crate::api::views::RecordView;
 use crate::clock;
 use crate::service::{Permission, RecordInput, ServiceError};
 use axum::extract::Query;
 use axum::response::Response;
-use maud::html;
+use maud::{Markup, html};
 use meshd_proto::netmap::RecordType;
+use serde::Deserialize;
 
-pub(super) async fn list(seat: Seat, Query(asked): Query<Asked>) -> Result<Response, PageError> {
+/// What the page is asked for.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Wanted {
+    q: String,
+    page: String,
+    /// A name to explain, and for whom.
+    name: String,
+    #[serde(rename = "as")]
+    who: String,
+}
+
+pub(super) async fn list(seat: Seat, Query(asked): Query<Wanted>) -> Result<Response, PageError> {
     let text = asked.q.trim().to_lowercase();
-    let all = seat.api.service.records(seat.actor())?;
-    let mut all: Vec<RecordView> = all.iter().map(|(n, k, s)| RecordView::new(n, *k, s)).collect();
+    let mut all = RecordView::all(&seat.api.service, seat.actor())?;
     all.retain(|r| {
         text.is_empty()
             || r.name.as_str().contains(&text)
             || r.kind.to_lowercase() == text
-            || r.values.iter().any(|v| v.to_lowercase().contains(&text))
+            || r.values.iter().chain(&r.who).any(|v| v.to_lowercase().contains(&text))
     });
     let page = parts::page_of(&asked.page, all.len());
     let rows: Vec<&RecordView> = all.iter().skip((page - 1) * PER_PAGE).take(PER_PAGE).collect();
@@ -44,6 +55,7 @@ pub(super) async fn list(seat: Seat, Query(asked): Query<Asked>) -> Result<Respo
                     }
                     label { "Value" input type="text" name="value" required placeholder="192.168.1.10" autocapitalize="none" spellcheck="false"; }
                     label { "Seconds to cache" input type="number" name="ttl" min="0" max="604800" placeholder="60"; }
+                    (for_whom())
                     div.grid-end { button.primary type="submit" { "Add" } }
                 }
             }
@@ -53,13 +65,13 @@ pub(super) async fn list(seat: Seat, Query(asked): Query<Asked>) -> Result<Respo
             @if rows.is_empty() { (parts::empty("No record here", "Give a printer or a NAS behind a subnet router a name.")) }
             @else {
                 div.scroll tabindex="0" role="region" aria-label="DNS records" { table {
-                    thead { tr { th { "Name" } th { "Type" } th { "Values" } th.number { "Cache" } th { "" } } }
+                    thead { tr { th { "Name" } th { "Type" } th { "Values" } th { "For" } th.number { "Cache" } th { "" } } }
                     tbody { @for r in &rows {
                         tr {
                             td { span.strong { (r.name) } } td { code { (r.kind) } }
-                            td { @for v in &r.values { code.wrap { (v) } " " } } td.number { (r.ttl) " s" }
+                            td { @for v in &r.values { code.wrap { (v) } " " } } td { (whom(&r.who)) } td.number { (r.ttl) " s" }
                             td.right { @if manage {
-                                (act_after_asking(&seat, "/dns/remove", "Remove", "The name no longer answers.", &[("name", r.name.as_str()), ("type", &r.kind)]))
+                                (act_after_asking(&seat, "/dns/remove", "Remove", "The name no longer answers.", &[("name", r.name.as_str()), ("type", &r.kind), ("for", &r.who.join(","))]))
                             } }
                         }
                     } }
@@ -68,8 +80,52 @@ pub(super) async fn list(seat: Seat, Query(asked): Query<Asked>) -> Result<Respo
             }
         }
         (super::resolving::section(&seat)?)
+        (explain(&seat, &asked).await)
     };
     Ok(seat.page("DNS", body))
+}
+
+/// What a name is for somebody.
+async fn explain(seat: &Seat, asked: &Wanted) -> Markup {
+    let answer = match asked.name.is_empty() || asked.who.is_empty() {
+        true => None,
+        false => {
+            let (name, who, now) = (asked.name.as_str(), asked.who.trim(), clock::unix_now());
+            Some(seat.api.service.explain_name(seat.actor(), name, None, who, now).await)
+        }
+    };
+    html! {
+        section.card id="explain" {
+            h2 { "What does a name lead to, for whom" }
+            form.grid method="get" action="/dns#explain" {
+                label { "Name to look up" input type="text" name="name" required value=(asked.name) placeholder="nas" autocapitalize="none" spellcheck="false"; }
+                label { "As node or user" input type="text" name="as" required value=(asked.who) placeholder="laptop" autocapitalize="none" spellcheck="false"; }
+                div.grid-end { button type="submit" { "Explain" } }
+            }
+            @match answer {
+                None => {}
+                Some(Err(e)) => { div.note.calm role="status" { p { (e.to_string()) } } }
+                Some(Ok(explained)) => { @for seen in &explained.seen {
+                    p { code { (explained.name) } " for " (seen.nodes.join(", ")) ": " span.strong { (seen.outcome) } }
+                    @for record in &seen.records { p { code.wrap { (record) } } }
+                    ul { @for step in &seen.steps { li { (step) } } }
+                    @if !seen.bound.is_empty() { p.muted { "Names that are bound to " (seen.bound.join(" and then to ")) " hold here." } }
+                } }
+            }
+        }
+    }
+}
+
+/// The field that says for whom something is set.
+pub(super) fn for_whom() -> Markup {
+    html! {
+        label { "For, empty: everybody" input type="text" name="for" placeholder="tag:office, group:dev, alice" autocapitalize="none" spellcheck="false"; }
+    }
+}
+
+/// Who something is for.
+pub(super) fn whom(who: &[String]) -> Markup {
+    html! { @if who.is_empty() { span.muted { "everybody" } } @else { @for who in who { code { (who) } " " } } }
 }
 
 fn kind_of(text: &str) -> Result<Option<RecordType>, ServiceError> {
@@ -92,7 +148,8 @@ pub(super) async fn add(seat: Seat, form: Form) -> Response {
                 None => None,
             },
         };
-        let (name, kind, _) = seat.api.service.add_record(seat.actor(), &input, clock::unix_now()).await?;
+        let (who, now) = ([form.text("for").to_owned()], clock::unix_now());
+        let (name, kind, _) = seat.api.service.add_record_for(seat.actor(), &who, &input, now).await?;
         Ok(format!("{name} has a record of type {}", kind.as_str()))
     };
     seat.done("/dns", done.await)
@@ -102,7 +159,8 @@ pub(super) async fn remove(seat: Seat, form: Form) -> Response {
     let name = form.text("name");
     let done = async {
         let kind = kind_of(form.text("type"))?;
-        seat.api.service.remove_record(seat.actor(), name, kind, None, clock::unix_now()).await?;
+        let (who, now) = ([form.text("for").to_owned()], clock::unix_now());
+        seat.api.service.remove_record_for(seat.actor(), &who, name, kind, None, now).await?;
         Ok(format!("{name} no longer answers"))
     };
     seat.done("/dns", done.await)

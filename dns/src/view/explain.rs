@@ -1,12 +1,21 @@
 //! Why a question is answered as it is, in sentences: the same steps as [`View::decide`].
 
-use super::{MAX_ALIASES, Route, View, is_canary};
+use super::{Decision, MAX_ALIASES, Route, View, is_canary};
 use crate::lookup::Found;
 use crate::zone::Zone;
-use hickory_proto::rr::{DNSClass, LowerName, RecordType};
+use hickory_proto::rr::{DNSClass, LowerName, Name, RecordType};
 use std::net::SocketAddr;
 
 impl View {
+    /// What happens to a question in text form, and the steps to it; `None`: it is no name.
+    pub fn answer_text(&self, name: &str, kind: u16) -> Option<(Decision, Vec<String>)> {
+        let mut name = Name::from_ascii(name).ok()?;
+        name.set_fqdn(true);
+        let name = LowerName::from(name);
+        let kind = RecordType::from(kind);
+        Some((self.decide(&name, kind, DNSClass::IN), self.explain(&name, kind)))
+    }
+
     /// The steps from a question to its answer, or to who is asked.
     pub fn explain(&self, name: &LowerName, kind: RecordType) -> Vec<String> {
         if self.domain.is_none() {

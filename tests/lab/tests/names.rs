@@ -1,6 +1,6 @@
 //! Split DNS as a person meets it: names with wildcards, an internal domain that a name server inside the
-//! advertised LAN answers, a browser that opens an internal page, an upstream that is a black hole; how much of it a host takes; and a LAN whose
-//! machines run nothing of ours.
+//! advertised LAN answers, a browser that opens an internal page, an upstream that is a black hole; how much
+//! of it a host takes; names for some tags only; and a LAN whose machines run nothing of ours.
 
 use std::time::Duration;
 
@@ -30,6 +30,46 @@ fn split_dns_works_through_the_mesh_with_wildcards_and_with_a_dead_upstream() ->
     black_hole(&net.laptop, &coordinator)?;
     as_much_as_wanted(&net.laptop, &before)?;
     a_lan_without_our_software(&net)?;
+    Ok(())
+}
+
+/// Rules bound to tags: two nodes have different answers for one name, and the third has none, neither as an
+/// answer nor anywhere in the map that it keeps.
+#[test]
+fn two_tags_have_different_answers_for_one_name_and_a_third_node_has_none() -> Result<()> {
+    let net = SmallInternet::new("bound")?;
+    let coordinator = net.join_all()?;
+    let third = &net.vps;
+    meshd_lab::mesh::up(third, &[&coordinator.token()?, "--hostname=third"])?;
+    ping_until(&net.laptop, &net.nas4.to_string(), Duration::from_secs(20))?;
+    coordinator.run(&["nodes", "tag", "pi", "tag:home"])?;
+    coordinator.run(&["nodes", "tag", "laptop", "tag:away"])?;
+    coordinator.run(&["dns", "add", "app", "9.9.9.1", "--for", "tag:home"])?;
+    coordinator.run(&["dns", "add", "app", "9.9.9.2", "--for", "tag:away"])?;
+    coordinator.run(&["dns", "split", "add", "corp.example", "9.9.9.53", "--for", "tag:away"])?;
+    let app = "app.home.internal";
+    until(&net.pi, app, "A", |a| a.contains("9.9.9.1") && !a.contains("9.9.9.2"))?;
+    until(&net.laptop, app, "A", |a| a.contains("9.9.9.2") && !a.contains("9.9.9.1"))?;
+    let none = until(third, app, "A", |a| a.contains("status: NXDOMAIN"))?;
+    ensure!(none.contains("ANSWER: 0"), "{none}");
+    // Whose resolver is asked goes by the same.
+    let route = |host: &Host| -> Result<String> {
+        Ok(host.run("meshd", ["dns", "explain", "wiki.corp.example"])?.success()?.stdout)
+    };
+    ensure!(route(&net.laptop)?.contains("9.9.9.53"), "{}", route(&net.laptop)?);
+    ensure!(!route(third)?.contains("9.9.9.53"), "{}", route(third)?);
+    // Nothing of it is on the third one's disk, and it is on the first one's.
+    let keeps =
+        |host: &Host| -> Result<bool> { Ok(host.run("grep", ["-rqa", app, "/var/lib/meshd"])?.is_success()) };
+    ensure!(keeps(&net.pi)?, "the map of the one that has the name is not where it was looked for");
+    ensure!(!keeps(third)?, "the third one's map knows of the name");
+    // What the coordinator says of them is what they say.
+    let explained = |node: &str| coordinator.run(&["dns", "explain", "app", "--as", node]).map(|f| f.stdout);
+    for (node, wanted) in [("pi", "9.9.9.1"), ("laptop", "9.9.9.2"), ("third", "no such name")] {
+        let said = explained(node)?;
+        ensure!(said.contains(wanted), "as {node}: {said}");
+        println!("{said}");
+    }
     Ok(())
 }
 

@@ -5,12 +5,12 @@ use super::super::pack::{
     read_record_values, read_split, read_tags, small, time_or_none,
 };
 use super::super::{Keys, Loaded, StoreError};
-use crate::model::{ClassKey, MeshSettings, Model, NodeRecord};
+use crate::model::{ClassKey, MeshSettings, Model, NodeRecord, Records};
 use meshd_policy::Policy;
-use meshd_proto::netmap::{PeerKind, RecordSet, Relay};
+use meshd_proto::netmap::{PeerKind, RecordSet, RecordType, Relay};
 use meshd_proto::{
-    ClassId, CoordinatorSecret, Epoch, MachineKey, MeshAddrs, MeshPrefixes, NetworkId, NodeId, NodeKey,
-    NodeSecret, Prefix, RelayId, SigningKey, UnixSeconds, Version,
+    ClassId, CoordinatorSecret, DnsName, Epoch, MachineKey, MeshAddrs, MeshPrefixes, NetworkId, NodeId,
+    NodeKey, NodeSecret, Prefix, RelayId, SigningKey, UnixSeconds, Version,
 };
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
@@ -48,6 +48,7 @@ pub(in crate::store) async fn load(conn: &mut SqliteConnection) -> Result<Option
         policy,
         policy_version,
         records: records(conn).await?,
+        bound: super::bound::load(conn).await?,
         relays: relays(conn).await?,
         clusters: super::clusters::load(conn).await?,
     };
@@ -144,19 +145,17 @@ fn node(row: &SqliteRow, routes: &mut Routes) -> Result<NodeRecord, StoreError> 
     })
 }
 
-async fn records(
-    conn: &mut SqliteConnection,
-) -> Result<BTreeMap<(meshd_proto::DnsName, meshd_proto::netmap::RecordType), RecordSet>, StoreError> {
+async fn records(conn: &mut SqliteConnection) -> Result<Records, StoreError> {
     let rows = sqlx::query("SELECT * FROM records").fetch_all(conn).await?;
-    rows.iter()
-        .map(|row| {
-            let text: String = row.try_get("kind")?;
-            let kind = meshd_proto::netmap::RecordType::named(&text)
-                .ok_or_else(|| StoreError::corrupt("record type", &text))?;
-            let set = RecordSet { ttl: small(row, "ttl")?, values: read_record_values(row, kind)? };
-            Ok(((parsed(row, "name")?, kind), set))
-        })
-        .collect()
+    rows.iter().map(record).collect()
+}
+
+/// A record set with its name.
+pub(super) fn record(row: &SqliteRow) -> Result<((DnsName, RecordType), RecordSet), StoreError> {
+    let text: String = row.try_get("kind")?;
+    let kind = RecordType::named(&text).ok_or_else(|| StoreError::corrupt("record type", &text))?;
+    let set = RecordSet { ttl: small(row, "ttl")?, values: read_record_values(row, kind)? };
+    Ok(((parsed(row, "name")?, kind), set))
 }
 
 async fn relays(conn: &mut SqliteConnection) -> Result<BTreeMap<RelayId, Relay>, StoreError> {
