@@ -32,7 +32,7 @@ pub use detect::{Detected, RESOLV_CONF, detect};
 pub use files::Content;
 pub use journal::{Journal, ReplacedFile, SetLink, ToldOpenresolv};
 pub use lease::{Handles, HostDns, HostDnsError, HostDnsStatus, Place};
-pub use openresolv::{Openresolv, OpenresolvError, Told};
+pub use openresolv::{Make, Openresolv, OpenresolvError, Told};
 pub use plan::{DnsChange, DnsDesired, LinkDns, plan};
 pub use resolv_conf::{KEPT, MARK, ResolvConf};
 pub use resolved::ResolvedError;

@@ -31,7 +31,7 @@ pub enum Detected {
         /// What /etc/resolv.conf says, for the search list and the probe.
         uplinks: ResolvConf,
     },
-    /// openresolv: told by its program.
+    /// openresolv, or Debian's own resolvconf: told by its program.
     Openresolv(Openresolv),
     /// A link into somebody else's directory: left alone.
     Foreign {
@@ -59,11 +59,17 @@ pub fn detect(root: &Path, ours: Option<&Content>) -> io::Result<Detected> {
                 Ok(inside) => root.join(inside),
                 Err(_) => root.join("etc").join(target),
             };
-            let conf = match files::read(&followed)? {
-                Content::File { bytes, .. } => ResolvConf::parse(&bytes),
-                Content::Absent | Content::Symlink { .. } => ResolvConf::default(),
+            let bytes = match files::read(&followed)? {
+                Content::File { bytes, .. } => bytes,
+                Content::Absent | Content::Symlink { .. } => Vec::new(),
             };
+            let conf = ResolvConf::parse(&bytes);
             let manager = manager_of(target);
+            if manager == Some("resolvconf")
+                && let Some(found) = Openresolv::find_debian(root, &bytes)?
+            {
+                return Ok(Detected::Openresolv(found));
+            }
             if manager == Some("systemd-resolved") && resolved_runs {
                 return Ok(Detected::Resolved { uplinks: uplinks(root)? });
             }

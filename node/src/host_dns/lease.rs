@@ -3,7 +3,7 @@
 use super::detect::{Detected, RESOLV_CONF, detect};
 use super::files;
 use super::journal::{Journal, ReplacedFile, SetLink, ToldOpenresolv, lock};
-use super::openresolv::{INTERFACES, OpenresolvError, take_back, tell};
+use super::openresolv::{FOLDERS, OpenresolvError, take_back, tell};
 use super::pace::{Pace, SETTLE};
 use super::plan::{DnsChange, DnsDesired, LinkDns, plan};
 use super::resolv_conf::{ResolvConf, is_ours};
@@ -57,7 +57,7 @@ pub enum HostDnsStatus {
     Off,
     /// The host asks us.
     Active {
-        /// `/etc/resolv.conf`, `systemd-resolved` or `openresolv`.
+        /// `/etc/resolv.conf`, `systemd-resolved`, `openresolv` or `resolvconf`.
         through: &'static str,
         /// How often somebody else's change was repaired.
         repairs: u64,
@@ -176,14 +176,13 @@ impl HostDns {
         shutdown: CancellationToken,
     ) {
         let mut pace = Pace::default();
-        let mut watch =
-            match FileWatch::new(&self.place.root.join(RESOLV_CONF), &self.place.root.join(INTERFACES)) {
-                Ok(watch) => Some(watch),
-                Err(error) => {
-                    tracing::warn!(%error, "changes to resolv.conf are only seen every 30 s");
-                    None
-                }
-            };
+        let mut watch = match FileWatch::new(&self.place.root.join(RESOLV_CONF), &self.told_in()) {
+            Ok(watch) => Some(watch),
+            Err(error) => {
+                tracing::warn!(%error, "changes to resolv.conf are only seen every 30 s");
+                None
+            }
+        };
         loop {
             let want = desired.borrow_and_update().clone();
             self.newer = Some(desired.clone());
@@ -256,7 +255,7 @@ impl HostDns {
         let through = match &detected {
             Detected::Plain { .. } => "/etc/resolv.conf",
             Detected::Resolved { .. } => "systemd-resolved",
-            Detected::Openresolv(_) => "openresolv",
+            Detected::Openresolv(found) => found.name(),
             Detected::Foreign { manager, target, .. } => {
                 let resolver = desired.resolver.v4;
                 return Ok(HostDnsStatus::NamesOnly {
@@ -301,6 +300,13 @@ impl HostDns {
         self.held = true;
         self.repairs += u64::from(repair);
         Ok(active(self.repairs))
+    }
+
+    /// Where resolvconf, of whichever make, keeps what it was told.
+    fn told_in(&self) -> PathBuf {
+        let folders = FOLDERS.map(|folder| self.place.root.join(folder));
+        let [first, second] = folders;
+        if second.is_dir() && !first.is_dir() { second } else { first }
     }
 
     /// Gives the host's DNS back.

@@ -36,7 +36,9 @@ pub enum RestoreError {
     #[error("the host's DNS could not be put back: {0}. Try `resolvectl revert <mesh interface>`")]
     Resolved(#[from] ResolvedError),
     /// openresolv.
-    #[error("the host's DNS could not be put back: {0}. Try `resolvconf -f -d <mesh interface>.meshd`")]
+    #[error(
+        "the host's DNS could not be put back: {0}. Try `resolvconf -f -d <mesh interface>.meshd` (Debian's: `resolvconf -d lo.meshd`)"
+    )]
     Openresolv(#[from] OpenresolvError),
 }
 

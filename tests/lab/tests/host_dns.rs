@@ -1,5 +1,6 @@
 //! The host's DNS comes back: after 100 SIGKILLs with a plain file, with one that is bind-mounted as in
-//! containers, with the real systemd-resolved and the real openresolv; and while it is ours, unmodified programs resolve bare node names, across a DHCP renewal.
+//! containers, with the real systemd-resolved, the real openresolv and Debian's own resolvconf; and while it is
+//! ours, unmodified programs resolve bare node names, across a DHCP renewal.
 //!
 //! The daemon under test and its supervisor are this test binary again, told their part by the
 //! environment. What needs a host of its own runs in private mount, network and process namespaces,
@@ -17,7 +18,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::{Arc, Once};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 use tokio::sync::watch;
@@ -119,6 +120,44 @@ fn the_real_openresolv_is_as_before_after_many_sigkills_and_follows_dhcp_meanwhi
     daemon.kill();
     eventually("put back", || look() == before);
     assert!(!Path::new("/etc/resolv.conf.bak").exists(), "openresolv took our file for somebody's");
+}
+
+#[test]
+fn debians_own_resolvconf_is_as_before_after_many_sigkills_and_follows_dhcp_meanwhile() {
+    let me = Part::of("debians_own_resolvconf_is_as_before_after_many_sigkills_and_follows_dhcp_meanwhile");
+    let packages = Packages::of("host-dns-debian-resolvconf", &["resolvconf"]);
+    let Some(_inside) = me.in_namespaces() else { return };
+    let _servers = debian_resolvconf_host(&packages);
+    let dir = tempfile::tempdir().unwrap();
+    let (root, state, resolver) = (Path::new("/"), dir.path().join("state"), RESOLVER.to_string());
+    // The link, its file, and all that it keeps.
+    let look = || {
+        let mut all = files_in(Path::new("/etc"));
+        all.insert("link".into(), fs::read_link("/etc/resolv.conf").unwrap().display().to_string());
+        all.insert("made".into(), fs::read_to_string("/run/resolvconf/resolv.conf").unwrap());
+        let kept = run("sh", &["-c", "cd /run/resolvconf/interface && for f in *; do echo $f; cat $f; done"]);
+        all.insert("kept".into(), text(&kept));
+        all
+    };
+    let before = look();
+    assert_eq!((getent("up.example"), getent("pi")), ("203.0.113.9".into(), String::new()));
+    let kills = me.kill_times(fewer_in_ci(), root, &state, &resolver, look);
+    kills.print("Debian's resolvconf");
+
+    let mut daemon = me.daemon(root, &state, &resolver);
+    daemon.until_active();
+    let conf = fs::read_to_string("/etc/resolv.conf").unwrap();
+    let first = conf.lines().find(|line| line.starts_with("nameserver"));
+    assert_eq!(first, Some("nameserver 100.71.0.53"), "{conf}");
+    assert_eq!((getent("pi"), getent("up.example")), ("100.71.0.1".into(), "203.0.113.9".into()));
+    // A lease that names another resolver: we stay first, our upstream is the new one.
+    tell_openresolv("nameserver 127.0.0.98");
+    eventually("new upstream", || getent("renewed.example") == "203.0.113.9");
+    assert_eq!(getent("pi"), "100.71.0.1");
+    tell_openresolv("search lan\nnameserver 127.0.0.99");
+    eventually("old upstream", || getent("up.example") == "203.0.113.9");
+    daemon.kill();
+    eventually("put back", || look() == before);
 }
 
 #[test]
@@ -419,17 +458,20 @@ struct Packages {
 
 impl Packages {
     fn fetch() -> Self {
-        static ONCE: Once = Once::new();
-        let base = Path::new(env!("CARGO_TARGET_TMPDIR")).join("host-dns-packages-2");
+        let names = ["systemd-resolved", "libsystemd-shared", "isc-dhcp-client", "openresolv"];
+        Self::of("host-dns-packages-2", &names)
+    }
+
+    /// Those that can lie in one folder: two may have files of the same name.
+    fn of(folder: &str, names: &[&str]) -> Self {
+        static ONE: Mutex<()> = Mutex::new(());
+        let base = Path::new(env!("CARGO_TARGET_TMPDIR")).join(folder);
         let dir = base.join("unpacked");
         // Inside of the namespaces there is no network, and it is there already.
         if env::var("HOST_DNS_INSIDE").is_err() {
-            ONCE.call_once(|| {
-                if dir.join("complete").exists() {
-                    return;
-                }
+            let _alone = ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            if !dir.join("complete").exists() {
                 fs::create_dir_all(&dir).unwrap();
-                let names = ["systemd-resolved", "libsystemd-shared", "isc-dhcp-client", "openresolv"];
                 let fetched = Command::new("apt-get").arg("download").args(names).current_dir(&base).output();
                 let fetched = fetched.expect("this test needs apt-get(8)");
                 assert!(fetched.status.success(), "cannot fetch {names:?}: {}", text(&fetched));
@@ -441,7 +483,7 @@ impl Packages {
                     }
                 }
                 fs::write(dir.join("complete"), "").unwrap();
-            });
+            }
         }
         Self { dir }
     }
@@ -520,6 +562,26 @@ fn openresolv_host(packages: &Packages) -> Outside {
         cp {dir}/etc/resolvconf.conf /etc/
         rm -f /etc/resolv.conf
         resolvconf -I"
+    );
+    let done = run("sh", &["-c", &script]);
+    assert!(done.status.success(), "{}", text(&done));
+    tell_openresolv("search lan\nnameserver 127.0.0.99");
+    Outside::start()
+}
+
+/// A host whose resolv.conf Debian's own resolvconf makes.
+fn debian_resolvconf_host(packages: &Packages) -> Outside {
+    private_host();
+    let dir = packages.dir.display();
+    let script = format!(
+        "set -e
+        mount -t overlay overlay -o lowerdir={dir}:/usr /usr
+        rm -rf /etc/resolvconf && cp -r {dir}/etc/resolvconf /etc/
+        mkdir -p /run/resolvconf/interface
+        rm -f /etc/resolv.conf
+        ln -s ../run/resolvconf/resolv.conf /etc/resolv.conf
+        resolvconf --enable-updates
+        resolvconf -u"
     );
     let done = run("sh", &["-c", &script]);
     assert!(done.status.success(), "{}", text(&done));
