@@ -208,6 +208,12 @@ pub enum Event {
         /// The peer's endpoint.
         endpoint: Endpoint,
     },
+    /// Datagrams for `endpoint` leave by the node's own socket again: the one of [`Event::Adopt`] is silent.
+    /// Do this before the next transmit.
+    Release {
+        /// The peer's endpoint.
+        endpoint: Endpoint,
+    },
     /// A decrypted packet, checked and filtered, for the host.
     Deliver(Vec<u8>),
     /// Data to a peer goes another way from now on.

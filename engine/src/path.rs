@@ -262,6 +262,18 @@ impl Paths {
         }
     }
 
+    /// Tries one endpoint again, from the beginning: it is reached in another way now.
+    pub(crate) fn retry(&mut self, endpoint: Endpoint, now: Instant) {
+        if let Some(candidate) = self.candidate_mut(endpoint) {
+            candidate.restart(now);
+        }
+    }
+
+    /// Whether the selected way is a direct one that answers, or did until a moment ago.
+    pub(crate) const fn holds_direct(&self) -> bool {
+        matches!(self.way, Way::Direct { health: Health::Good | Health::Doubtful, .. })
+    }
+
     /// The link changed: what was proved must be proved again, and until then data goes both ways.
     pub(crate) fn link_changed(&mut self, now: Instant) -> Option<PathReason> {
         self.candidates.iter_mut().for_each(|c| c.restart(now));

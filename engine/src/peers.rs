@@ -40,6 +40,8 @@ pub(crate) struct PeerState<S> {
     pub(crate) meeting: Meeting,
     pub(crate) grant: Grant,
     pub(crate) sweep: Option<Sweep>,
+    /// The endpoint of the peer that is reached by one of our many sockets.
+    pub(crate) adopted: Option<Endpoint>,
     /// Its answers to probes as a router.
     pub(crate) duty: Duty,
     /// Packets that wait for a session.
@@ -51,6 +53,8 @@ pub(crate) struct PeerState<S> {
     pub(crate) interest: Option<Instant>,
     /// When we last sent our candidates.
     pub(crate) told: Option<Instant>,
+    /// How often we have said the same again.
+    pub(crate) retold: u8,
     /// A session was announced by `PeerUp`.
     pub(crate) up: bool,
     /// When a person asked for a ping that has not been answered yet.
@@ -103,12 +107,14 @@ impl<S> PeerState<S> {
             meeting: Meeting::default(),
             grant: Grant::default(),
             sweep: None,
+            adopted: None,
             duty: Duty::default(),
             queue: VecDeque::new(),
             attempt: None,
             unconfirmed: None,
             interest: None,
             told: None,
+            retold: 0,
             up: false,
             asking: None,
         }

@@ -384,6 +384,7 @@ impl Mesh {
                 Event::Adopt { socket, endpoint } => {
                     self.scatter.adopt(socket, endpoint, &self.wire, clock::now());
                 }
+                Event::Release { endpoint } => self.scatter.release(endpoint, &self.wire),
             }
         }
         // After the events: they may say by which socket.

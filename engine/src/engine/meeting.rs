@@ -9,7 +9,7 @@ use crate::nat::Mapping;
 use crate::path::birthday::{SOCKETS, Sweep};
 use crate::path::candidate::Origin;
 use crate::path::probe::{self, Content, TxId};
-use crate::path::{RECENT, Way};
+use crate::path::{Health, RECENT, Way};
 use crate::session::SessionFactory;
 use meshd_proto::{Endpoint, NodeId};
 use std::time::Instant;
@@ -20,7 +20,7 @@ impl<F: SessionFactory> Engine<F> {
     pub(super) fn consider_meeting(&mut self, id: NodeId, now: Instant) {
         let ours = self.stun.mapping(false);
         let Some(state) = self.peers.get_mut(id) else { return };
-        if matches!(state.paths.way(), Way::Direct { .. }) {
+        if state.paths.holds_direct() {
             state.meeting.done();
             state.sweep = None;
             return;
@@ -50,7 +50,7 @@ impl<F: SessionFactory> Engine<F> {
     /// The peer has opened many sockets towards us: probe random ports of its NAT.
     pub(super) fn begin_sweep(&mut self, id: NodeId, now: Instant) {
         let Some(state) = self.peers.get_mut(id) else { return };
-        let direct = matches!(state.paths.way(), Way::Direct { .. });
+        let direct = state.paths.holds_direct();
         let target = state.said.mapped.filter(|_| !direct && state.said.mapping == Mapping::Dependent);
         let Some(target) = target.filter(|_| state.grant.take(now)) else { return };
         if !self.rules().allow_listed(target) || self.stun.mapping(false) == Mapping::Dependent {
@@ -86,12 +86,34 @@ impl<F: SessionFactory> Engine<F> {
         state.paths.add(endpoint, Origin::Learned, now);
         state.paths.proved_by_handshake(endpoint, rtt, now);
         let change = state.paths.select(endpoint, now);
-        if matches!(state.paths.way(), Way::Direct { .. }) {
+        if state.paths.holds_direct() {
             state.sweep = None;
         }
         self.timers.clear(Timer::Sweep(id));
         self.sync_path(id, change, now);
         self.timers.set_earlier(Timer::Path(id), now + SOON);
+    }
+
+    /// From now on `endpoint` is reached by one of our many sockets.
+    fn adopt(&mut self, id: NodeId, socket: u64, endpoint: Endpoint) {
+        let Some(state) = self.peers.get_mut(id) else { return };
+        if let Some(old) = state.adopted.replace(endpoint).filter(|old| *old != endpoint) {
+            self.events.push_back(Event::Release { endpoint: old });
+        }
+        self.events.push_back(Event::Adopt { socket, endpoint });
+    }
+
+    /// `endpoint` answered none of its tries. If it was reached by one of our many sockets, the hole of that
+    /// one is gone: the node has moved, or its router has forgotten it. Our first socket is the one that
+    /// everybody knows of, so it is tried by that.
+    pub(super) fn release(&mut self, id: NodeId, endpoint: Endpoint, now: Instant) {
+        let Some(state) = self.peers.get_mut(id) else { return };
+        if state.adopted == Some(endpoint) {
+            state.adopted = None;
+            state.paths.retry(endpoint, now);
+            self.events.push_back(Event::Release { endpoint });
+            self.tell_candidates(id, now);
+        }
     }
 
     /// A datagram came to one of our many sockets. Only what a peer has sealed makes us keep that socket.
@@ -106,9 +128,8 @@ impl<F: SessionFactory> Engine<F> {
         });
         if let (true, Some(id)) = (authentic, sender) {
             let Some(state) = self.peers.get(id) else { return };
-            if !matches!(state.paths.way(), Way::Direct { health, .. } if health == crate::path::Health::Good)
-            {
-                self.events.push_back(Event::Adopt { socket, endpoint: from });
+            if !matches!(state.paths.way(), Way::Direct { health, .. } if health == Health::Good) {
+                self.adopt(id, socket, from);
             }
             self.handle_datagram(Source::Udp(from), payload, now);
             return;

@@ -6,7 +6,7 @@ use crate::event::{Destination, Event, Source};
 use crate::path::candidate::{Origin, Rules};
 use crate::path::probe::{self, Content, MAX_CANDIDATES, Probe, ProbeKey, TxId, Whereabouts};
 use crate::path::replay::{Held, Verdict};
-use crate::path::{Look, MAX_PER_FAMILY};
+use crate::path::{BUSY, Look, MAX_PER_FAMILY};
 use crate::peers::Said;
 use crate::session::SessionFactory;
 use meshd_proto::{Endpoint, Hint, NodeId, NodeKey, RelayId};
@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 
 /// A peer is told our candidates at most this often, unless they changed.
 const TELL: Duration = Duration::from_secs(2);
+/// While there is no direct path they are told again, so long after the last time.
+const RETELL: [Duration; 2] = [Duration::from_millis(500), Duration::from_millis(1500)];
 /// A relay that does not know a peer is tried last for this long: a peer that restarts attaches sooner.
 const GONE: Duration = Duration::from_secs(5);
 /// A person who asked for a ping waits no longer than this.
@@ -116,7 +118,8 @@ impl<F: SessionFactory> Engine<F> {
         self.send_probe(id, to, txid, Content::Ping, now);
     }
 
-    /// Tells a peer over the relay (and the direct path, if there is one) where we are.
+    /// Tells a peer over the relay (and the direct path, if there is one) where we are, unless that was done
+    /// a moment ago.
     pub(super) fn tell_candidates(&mut self, id: NodeId, now: Instant) {
         let Some(state) = self.peers.get(id) else { return };
         if state.told.is_none_or(|at| now.saturating_duration_since(at) >= TELL) {
@@ -124,7 +127,33 @@ impl<F: SessionFactory> Engine<F> {
         }
     }
 
+    /// The same, to a peer that has just said where it is: not again and again, or two of them never end.
+    fn answer_candidates(&mut self, id: NodeId, now: Instant) {
+        let told = self.peers.get(id).and_then(|state| state.told);
+        if told.is_none_or(|at| now.saturating_duration_since(at) >= TELL) {
+            self.say_candidates(id, now);
+        }
+    }
+
+    /// The same, whenever that was. It is said again while there is no direct path: a datagram may be lost.
     pub(super) fn tell_candidates_now(&mut self, id: NodeId, now: Instant) {
+        if let Some(state) = self.peers.get_mut(id) {
+            state.retold = 0;
+        }
+        self.say_candidates(id, now);
+    }
+
+    /// Says again where we are, if that is due and there is no direct path that would show that it was heard.
+    fn retell_candidates(&mut self, id: NodeId, now: Instant) {
+        let Some(state) = self.peers.get_mut(id) else { return };
+        let wait = RETELL.get(usize::from(state.retold)).filter(|_| !state.paths.holds_direct());
+        if state.told.zip(wait).is_some_and(|(at, wait)| now.saturating_duration_since(at) >= *wait) {
+            state.retold += 1;
+            self.say_candidates(id, now);
+        }
+    }
+
+    fn say_candidates(&mut self, id: NodeId, now: Instant) {
         let up = |r: &RelayId| self.relays.up.contains(r);
         let at = Whereabouts {
             home_relay: self.relays.home.filter(up),
@@ -242,7 +271,7 @@ impl<F: SessionFactory> Engine<F> {
                     state.paths.restart(now);
                 }
                 self.refresh_relay(id, now);
-                self.tell_candidates(id, now);
+                self.answer_candidates(id, now);
                 self.timers.set_earlier(Timer::Path(id), now + SOON);
             }
         }
@@ -311,13 +340,18 @@ impl<F: SessionFactory> Engine<F> {
         self.ask_stranger(id, now);
         let Some(state) = self.peers.get_mut(id).filter(|s| s.is_meshd()) else { return };
         let activity = state.activity(self.epoch);
-        let Look { ping, ping_relay, reachable, change, exchange, next } = state.paths.look(activity, now);
+        let busy = activity.idle_for(now) < BUSY;
+        let Look { ping, ping_relay, reachable, change, silent, exchange, next } =
+            state.paths.look(activity, now);
         // What was heard before its probes went unanswered does not bring a router back.
         if let Some(reachable) = reachable.filter(|reachable| !(*reachable && state.duty.dead)) {
             state.slot.set_alive(reachable);
         }
         let relay = state.paths.over_relay().filter(|_| ping_relay);
         self.sync_path(id, change, now);
+        for endpoint in silent {
+            self.release(id, endpoint, now);
+        }
         for endpoint in ping {
             self.ping(id, Destination::Udp(endpoint), now);
         }
@@ -325,6 +359,9 @@ impl<F: SessionFactory> Engine<F> {
             self.ping(id, relay, now);
         }
         self.consider_meeting(id, now);
+        if busy {
+            self.retell_candidates(id, now);
+        }
         if exchange {
             self.show_interest(id, now);
             self.tell_candidates(id, now);

@@ -214,6 +214,11 @@ impl Candidate {
         self.pings.iter().any(|(id, _)| *id == txid)
     }
 
+    /// Whether it answered none of its tries.
+    pub(crate) const fn is_silent(&self) -> bool {
+        matches!(self.standing, Standing::Silent { .. })
+    }
+
     /// Since when pings are not answered.
     pub(crate) const fn missing(&self) -> Option<Instant> {
         self.missing

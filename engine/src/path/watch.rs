@@ -18,6 +18,8 @@ pub(crate) struct Look {
     /// Whether the peer answers at all, where that is known.
     pub(crate) reachable: Option<bool>,
     pub(crate) change: Option<PathReason>,
+    /// Endpoints that did not answer any of their tries.
+    pub(crate) silent: Vec<Endpoint>,
     /// The path died: exchange candidates anew.
     pub(crate) exchange: bool,
     pub(crate) next: Option<Instant>,
@@ -39,8 +41,12 @@ impl Paths {
                 (_, l) if l < RECENT => Some(PING_RECENT),
                 _ => None,
             };
+            let was_silent = candidate.is_silent();
             if candidate.due(keep, now) && !look.ping.contains(&candidate.endpoint) {
                 look.ping.push(candidate.endpoint);
+            }
+            if candidate.is_silent() && !was_silent {
+                look.silent.push(candidate.endpoint);
             }
         }
         self.watch(activity, &mut look, now);

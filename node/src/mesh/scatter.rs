@@ -119,6 +119,13 @@ impl Scatter {
         }
     }
 
+    /// Datagrams for `endpoint` leave by the node's first socket again; the one that was adopted is closed.
+    pub(super) fn release(&mut self, endpoint: Endpoint, wire: &Wire) {
+        tracing::debug!(%endpoint, "a spare socket is no path any more");
+        self.retain(|_, s| s.adopted != Some(endpoint));
+        self.publish(wire);
+    }
+
     /// Something came in at a socket that is a path.
     pub(super) fn heard(&mut self, socket: u64, now: Instant) {
         if let Some(spare) = self.spares.get_mut(&socket) {
@@ -224,5 +231,9 @@ mod tests {
         assert_eq!(scatter.spares.len(), MAX_SPARE + 1);
         scatter.handle_timeout(&wire, now + SCATTER_LIFE);
         assert_eq!(scatter.spares.len(), 1, "the path stays");
+        scatter.release(to(2), &wire);
+        assert_eq!(scatter.spares.len(), 1, "another peer's");
+        scatter.release(to(1), &wire);
+        assert_eq!(scatter.spares.len(), 0, "until it is released");
     }
 }

@@ -9,7 +9,7 @@ use meshd_engine::{Destination, Engine, EngineConfig, Input, Source};
 use meshd_proto::{Endpoint, NetworkId, NodeId, NodeKey, NodeSecret};
 use std::collections::{BTreeMap, HashSet};
 use std::net::Ipv4Addr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// A node of the simulation, by number from 1.
 pub type NodeName = NodeId;
@@ -38,14 +38,15 @@ pub(crate) struct SimNode<F: Sessions> {
     pub(crate) wake: Option<Instant>,
     /// Spare sockets: number → port, when they are closed, and towards whom they were opened.
     pub(crate) spares: BTreeMap<u64, (u16, Instant, Endpoint)>,
-    /// The spare sockets that are paths, by the peer's endpoint.
-    pub(crate) adopted: BTreeMap<Endpoint, u64>,
+    /// The spare sockets that are paths, by the peer's endpoint, and when they are closed if nothing comes.
+    pub(crate) adopted: BTreeMap<Endpoint, (u64, Instant)>,
 }
 
 impl<F: Sessions> SimNode<F> {
     /// The port that datagrams for `to` leave by.
-    pub(crate) fn port_for(&self, to: Endpoint) -> u16 {
-        self.adopted.get(&to).and_then(|n| self.spares.get(n)).map_or(PORT, |(port, ..)| *port)
+    pub(crate) fn port_for(&self, to: Endpoint, now: Instant) -> u16 {
+        let open = self.adopted.get(&to).filter(|(_, until)| *until > now);
+        open.and_then(|(n, _)| self.spares.get(n)).map_or(PORT, |(port, ..)| *port)
     }
 }
 
@@ -59,6 +60,9 @@ pub(crate) fn engine<F: Sessions>(
     let config = EngineConfig::new(secret.clone(), network);
     Engine::new(config, F::of_node(secret, zero), seed, now)
 }
+
+/// An adopted spare socket is closed when nothing came in on it for so long, as a node does it.
+pub(crate) const SPARE_SILENCE: Duration = Duration::from_secs(180);
 
 /// What the data functions hand out.
 #[derive(Default)]

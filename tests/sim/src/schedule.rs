@@ -7,13 +7,14 @@
 use crate::{Home, NatKind, NodeName, Place, Random, Rules, Sessions, World, WorldConfig};
 use meshd_engine::Event;
 use meshd_engine::session::marker::Marker;
-use std::ops::RangeInclusive;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 const SECOND: Duration = Duration::from_secs(1);
 /// Once nothing more happens, every allowed pair must talk within this time.
 pub const RECOVERY: Duration = Duration::from_secs(12);
+/// So many seeds that fail are enough to look at.
+pub const MOST_FAILURES: usize = 8;
 /// Troubles in one schedule.
 const TROUBLES: usize = 24;
 /// How long a calm mesh is watched for changes of path.
@@ -26,27 +27,29 @@ pub fn schedule(seed: u64) {
     schedule_on::<Marker>(seed);
 }
 
-/// Runs the schedules of all seeds, on as many threads as there are cores. Returns the lowest of those seeds that
-/// failed before the others were stopped.
-pub fn run_all(seeds: RangeInclusive<u64>, run: fn(u64)) -> Option<u64> {
-    let (next, failed) = (AtomicU64::new(*seeds.start()), AtomicU64::new(u64::MAX));
+/// Runs the schedules of all seeds, on as many threads as there are cores. Returns the seeds that failed; after
+/// [`MOST_FAILURES`] of them no more are begun.
+pub fn run_all(seeds: impl Iterator<Item = u64> + Send, run: fn(u64)) -> Vec<u64> {
+    let (seeds, failed) = (Mutex::new(seeds), Mutex::new(Vec::new()));
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let next = || {
+        let enough = failed.lock().unwrap_or_else(PoisonError::into_inner).len() >= MOST_FAILURES;
+        seeds.lock().unwrap_or_else(PoisonError::into_inner).next().filter(|_| !enough)
+    };
     std::thread::scope(|scope| {
         for _ in 0..cores {
             scope.spawn(|| {
-                loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed > *seeds.end() || failed.load(Ordering::Relaxed) != u64::MAX {
-                        return;
-                    }
+                while let Some(seed) = next() {
                     if std::panic::catch_unwind(|| run(seed)).is_err() {
-                        failed.fetch_min(seed, Ordering::Relaxed);
+                        failed.lock().unwrap_or_else(PoisonError::into_inner).push(seed);
                     }
                 }
             });
         }
     });
-    Some(failed.into_inner()).filter(|seed| *seed != u64::MAX)
+    let mut failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
+    failed.sort_unstable();
+    failed
 }
 
 /// The schedule of one seed on sessions of any make.

@@ -5,7 +5,7 @@ mod wire;
 
 use crate::coordinator::{Coordinator, Member, Rules, addr};
 use crate::net::{Home, NatKind, Net, Place};
-use crate::node::{Delivered, NodeName, Out, SimNode, engine};
+use crate::node::{Delivered, NodeName, Out, SPARE_SILENCE, SimNode, engine};
 use crate::packets::Inner;
 use crate::random::Random;
 use crate::sessions::Sessions;
@@ -448,7 +448,9 @@ impl<F: Sessions> World<F> {
             Happening::Input { to, input } => self.input(to, *input),
             Happening::Scattered { to, socket, from, payload } => {
                 let open = self.nodes.get(&to).and_then(|n| n.spares.get(&socket)).is_some_and(|s| s.1 > now);
-                let adopted = self.nodes.get(&to).is_some_and(|n| n.adopted.get(&from) == Some(&socket));
+                let adopted = self.nodes.get_mut(&to).and_then(|n| n.adopted.get_mut(&from));
+                let adopted = adopted.filter(|(number, until)| *number == socket && *until > now);
+                let adopted = adopted.map(|(_, until)| *until = now + SPARE_SILENCE).is_some();
                 if adopted {
                     self.happen(Happening::Datagram { to, from: Source::Udp(from), payload });
                 } else if open {

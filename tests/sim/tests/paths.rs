@@ -8,8 +8,15 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// Two nodes behind different home routers, everything allowed, maps delivered.
 fn two_homes(config: WorldConfig) -> (World, NodeName, NodeName) {
+    homes_behind(config, [NatKind::Home; 2])
+}
+
+/// The same with routers of these kinds.
+fn homes_behind(config: WorldConfig, kinds: [NatKind; 2]) -> (World, NodeName, NodeName) {
     let mut world = World::new(config);
     world.allow_all();
+    world.set_nat(Home(1), kinds[0]);
+    world.set_nat(Home(2), kinds[1]);
     let a = world.add(Place::Home(Home(1), 10), &[]);
     let b = world.add(Place::Home(Home(2), 10), &[]);
     world.publish();
@@ -320,4 +327,30 @@ fn a_relay_that_falls_silent_costs_a_second_where_there_is_a_second_one() {
     world.run(Duration::from_millis(1200));
     let (sent, got) = world.chat(a, b, SECOND * 20);
     assert!(got + 4 >= sent, "{got} of {sent} over the backup: {:?}", world.status(a));
+}
+
+#[test]
+fn a_node_that_moves_away_from_its_symmetric_nat_becomes_direct_by_its_first_socket() {
+    let (mut world, a, b) = homes_behind(WorldConfig::default(), [NatKind::Symmetric, NatKind::Home]);
+    world.chat(a, b, SECOND * 15);
+    assert!(world.is_direct(a, b), "{:?}", world.status(a));
+    world.move_to(a, Place::Home(Home(3), 10));
+    world.chat(a, b, SECOND * 15);
+    assert!(world.is_direct(a, b), "{:?} {:?}", world.status(a), world.status(b));
+}
+
+#[test]
+fn a_pair_that_was_idle_crosses_its_symmetric_nat_again_before_the_old_path_counts_as_dead() {
+    let (mut world, a, b) = homes_behind(WorldConfig::default(), [NatKind::Symmetric, NatKind::Home]);
+    world.chat(a, b, SECOND * 15);
+    assert!(world.is_direct(a, b), "{:?}", world.status(a));
+    world.run(SECOND * 400);
+    let begin = world.events().len();
+    let (sent, got) = world.chat(a, b, SECOND * 3);
+    assert_eq!(sent, got, "over the relay meanwhile");
+    assert!(world.is_direct(a, b), "{:?} {:?}", world.status(a), world.status(b));
+    let dead = |e: &meshd_engine::Event| {
+        matches!(e, meshd_engine::Event::PathChanged { why: meshd_engine::PathReason::Dead, .. })
+    };
+    assert!(!world.events()[begin..].iter().any(|(_, _, e)| dead(e)));
 }

@@ -7,6 +7,9 @@ use std::time::Duration;
 const SECOND: Duration = Duration::from_secs(1);
 /// Of `cargo test`; each takes about 25 ms of one core.
 const SCHEDULES: u64 = 500;
+/// Seeds that once failed. 1011: a node moved from a symmetric NAT to a home, and its datagrams went on leaving
+/// by the one of the many sockets whose hole was that of the old NAT.
+const FOUND: [u64; 1] = [1011];
 
 /// A number that the caller may have set.
 fn number(variable: &str) -> Option<u64> {
@@ -20,11 +23,11 @@ fn after_any_trouble_every_allowed_pair_talks_again_and_no_other_ever_did() {
         schedule(seed);
         return;
     }
-    let failed = run_all(1..=number("MESHD_SIM_SCHEDULES").unwrap_or(SCHEDULES), schedule);
-    assert!(
-        failed.is_none(),
-        "a schedule failed, the reason is above: MESHD_SIM_SEED={} cargo test -p meshd-sim --test schedules",
-        failed.unwrap_or_default()
+    let all = FOUND.into_iter().chain(1..=number("MESHD_SIM_SCHEDULES").unwrap_or(SCHEDULES));
+    let failed = run_all(all, schedule);
+    let Some(first) = failed.first() else { return };
+    panic!(
+        "schedules {failed:?} failed, the reasons are above: MESHD_SIM_SEED={first} cargo test -p meshd-sim --test schedules"
     );
 }
 

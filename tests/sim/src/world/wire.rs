@@ -3,6 +3,7 @@
 use super::{Happening, World, relay_of};
 use crate::coordinator::{Member, Rules, addr};
 use crate::net::PORT;
+use crate::node::SPARE_SILENCE;
 use crate::packets::MARK;
 use crate::sessions::Sessions;
 use meshd_engine::{Destination, Event, Input, Source};
@@ -34,7 +35,7 @@ impl<F: Sessions> World<F> {
                 if self.nodes[&id].udp_blocked {
                     return;
                 }
-                let port = self.nodes[&id].port_for(endpoint);
+                let port = self.nodes[&id].port_for(endpoint, self.now);
                 self.send_udp(id, port, endpoint, payload, lost);
             }
         }
@@ -75,7 +76,7 @@ impl<F: Sessions> World<F> {
     fn scatter(&mut self, id: NodeId, to: Endpoint, payload: &[u8], sockets: usize) {
         let until = self.now + meshd_engine::path::birthday::SCATTER_LIFE;
         if let Some(node) = self.nodes.get_mut(&id) {
-            let kept: Vec<u64> = node.adopted.values().copied().collect();
+            let kept: Vec<u64> = node.adopted.values().map(|(number, _)| *number).collect();
             node.spares.retain(|number, spare| kept.contains(number) || spare.2 != to);
         }
         for _ in 0..sockets {
@@ -115,9 +116,16 @@ impl<F: Sessions> World<F> {
             }
             Event::Adopt { socket, endpoint } => {
                 if let Some(node) = self.nodes.get_mut(&id) {
-                    node.adopted.insert(*endpoint, *socket);
-                    let kept: Vec<u64> = node.adopted.values().copied().collect();
+                    node.adopted.insert(*endpoint, (*socket, self.now + SPARE_SILENCE));
+                    let kept: Vec<u64> = node.adopted.values().map(|(number, _)| *number).collect();
                     node.spares.retain(|number, spare| kept.contains(number) || spare.2 != *endpoint);
+                }
+            }
+            Event::Release { endpoint } => {
+                if let Some(node) = self.nodes.get_mut(&id)
+                    && let Some((number, _)) = node.adopted.remove(endpoint)
+                {
+                    node.spares.remove(&number);
                 }
             }
             Event::PathChanged { .. }

@@ -1,4 +1,4 @@
-//! The same random schedules on WireGuard sessions, in virtual time (200 of them; seed 267 still flaps).
+//! The same random schedules on WireGuard sessions, in virtual time.
 
 mod clock;
 
@@ -9,6 +9,10 @@ use meshd_proto::{NodeKey, NodeSecret};
 use meshd_sim::schedule::{run_all, schedule_on};
 use meshd_sim::{Home, Place, Sessions, World, WorldConfig};
 use std::time::{Duration, Instant};
+
+/// Seeds that once failed. 267: a pair whose direct path had died while it was idle waited 3 s for it, before it
+/// tried to cross its symmetric NAT again.
+const FOUND: [u64; 1] = [267];
 
 /// WireGuard, whose clocks are the simulation's.
 struct Real(WireGuard);
@@ -48,11 +52,11 @@ fn after_any_trouble_every_allowed_pair_talks_again_on_real_sessions_too() {
         schedule_on::<Real>(seed);
         return;
     }
-    let failed = run_all(1..=number("MESHD_SIM_REAL_SCHEDULES").unwrap_or(200), schedule_on::<Real>);
-    assert!(
-        failed.is_none(),
-        "a schedule failed, the reason is above: MESHD_SIM_SEED={} cargo test -p meshd-sim --test real_sessions",
-        failed.unwrap_or_default()
+    let all = FOUND.into_iter().chain(1..=number("MESHD_SIM_REAL_SCHEDULES").unwrap_or(200));
+    let failed = run_all(all, schedule_on::<Real>);
+    let Some(first) = failed.first() else { return };
+    panic!(
+        "schedules {failed:?} failed, the reasons are above: MESHD_SIM_SEED={first} cargo test -p meshd-sim --test real_sessions"
     );
 }
 
