@@ -139,7 +139,7 @@ interop: root build ## wireguard-go as a peer
 start: root build ## from `meshd up` to the first reply by name, REPEATS= times (20; 2 in CI)
 	@$(STEP) start cargo test --locked -p meshd-lab --no-fail-fast --test landing from_up -- --nocapture
 
-host-dns: root build ## 100 SIGKILLs each: the host's DNS is as before (plain, bind-mounted, systemd-resolved, openresolv)
+host-dns: root build ## 100 SIGKILLs each: the host's DNS is as before (plain, bind-mounted, systemd-resolved, openresolv, Debian's resolvconf)
 	@$(STEP) host-dns cargo test --locked -p meshd-lab --no-fail-fast --test host_dns -- --nocapture
 
 scenarios: root build ## every scenario of docs/scenarios.md that has a test, with its feature and without (ONLY="s4_2_ s4_3_")

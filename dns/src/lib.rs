@@ -29,5 +29,5 @@ pub use answer::Answer;
 pub use forward::{Forwarder, Upstream};
 pub use query::{ClientQuery, QueryError};
 pub use server::{Audience, DnsServer, Lan, Listener, Names, SpawnError};
-pub use view::{Decision, Route, Scope, View};
+pub use view::{Decision, Nearness, Route, Scope, View};
 pub use zone::{RrSet, Zone};

@@ -16,6 +16,7 @@ mod tcp;
 mod udp;
 
 pub use ask::{BadQuestion, Queried};
+pub use batch::address_of;
 pub use resolve::{Counters, Names};
 
 use gate::Gate;

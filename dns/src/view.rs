@@ -49,6 +49,23 @@ pub struct View {
     search: Vec<DnsName>,
     /// Ranges that are reached through the mesh.
     inside: Vec<IpNet>,
+    /// How near addresses are, where that is known.
+    near: Arc<Nearness>,
+}
+
+/// How near addresses are to this node; lower is nearer, and an address that is not here lies in the middle.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Nearness(pub HashMap<IpAddr, u8>);
+
+impl Nearness {
+    /// What cannot be reached right now.
+    pub const GONE: u8 = u8::MAX;
+    /// Of which nothing is known.
+    const UNKNOWN: u8 = 128;
+
+    fn of(&self, record: &Record) -> u8 {
+        record.data.ip_addr().and_then(|ip| self.0.get(&ip).copied()).unwrap_or(Self::UNKNOWN)
+    }
 }
 
 /// How much of what the mesh says about names a host takes.
@@ -118,6 +135,13 @@ impl View {
         routing
     }
 
+    /// The same view, whose answers begin with the addresses that are nearest.
+    #[must_use]
+    pub fn nearest_first(mut self, near: Arc<Nearness>) -> Self {
+        self.near = near;
+        self
+    }
+
     /// The zone that `name` lies in, if it is one of ours.
     pub fn zone_of(&self, name: &LowerName) -> Option<&Zone> {
         let mut at = name.clone();
@@ -168,7 +192,11 @@ impl View {
                     (ResponseCode::YXDomain, Vec::new())
                 }
                 Found::Delegation { glue, .. } => return delegated(records, at, &glue),
-                Found::Data(data) => {
+                Found::Data(mut data) => {
+                    if data.len() > 1 && !self.near.0.is_empty() {
+                        // As the admin wrote them where nothing is known.
+                        data.sort_by_key(|record| self.near.of(record));
+                    }
                     records.extend(data);
                     (ResponseCode::NoError, Vec::new())
                 }

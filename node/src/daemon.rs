@@ -10,6 +10,7 @@ mod apply;
 mod keep_map;
 mod lan_names;
 mod names;
+mod nearness;
 mod paths;
 mod publish;
 mod relay_names;
@@ -49,6 +50,8 @@ pub use publish::Sections;
 const QUESTION_QUEUE: usize = 16;
 /// How often the daemon looks after what nothing announces: lease, clock, host state.
 const HOUSEKEEPING: Duration = Duration::from_secs(15);
+/// How often it is looked which of several addresses of a name are near.
+const RANKING: Duration = Duration::from_secs(3);
 
 /// Why the daemon ended or could not start.
 #[derive(Debug, thiserror::Error)]
@@ -210,6 +213,8 @@ impl Daemon {
     ) -> Result<(), DaemonError> {
         let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
         housekeeping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut ranking = tokio::time::interval(RANKING);
+        ranking.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut suspends = Suspends::watch();
         if self.intent.up {
             self.bring_up(None).await;
@@ -226,6 +231,7 @@ impl Daemon {
                 slept = suspends.resumed() => self.resumed(slept).await,
                 () = over(self.leaving.as_ref().map(|(_, until)| *until)) => self.left(false).await,
                 _ = housekeeping.tick() => self.housekeeping().await,
+                _ = ranking.tick() => self.rank_addresses().await,
                 Some(_) = self.answers.join_next() => self.reap_publishers(),
                 () = self.seam.changed() => self.advertise(),
             }

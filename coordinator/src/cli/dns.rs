@@ -12,7 +12,8 @@ use hyper::Method;
 pub(super) enum DnsCommand {
     /// Add a value to a name
     Add {
-        /// A name of the mesh's domain, such as nas.home.internal or nas
+        /// A name of the mesh's domain, such as nas.home.internal or nas; `*.d` is every name below d that no
+        /// other name stands in the way of (the DNS's own wildcard, not d itself), `suffix:d` is d and all below it
         name: String,
         /// An address, or a name for a CNAME
         value: String,

@@ -58,6 +58,11 @@ pub(super) async fn list(seat: Seat, Query(asked): Query<Wanted>) -> Result<Resp
                     (for_whom())
                     div.grid-end { button.primary type="submit" { "Add" } }
                 }
+                p.muted {
+                    code { "*.d" } " answers for every name below " code { "d" } ", not for " code { "d" }
+                    " itself, and stops where another name exists, as in the DNS everywhere; " code { "suffix:d" }
+                    " answers for " code { "d" } " and for all below it without a record of its own."
+                }
             }
         }
         (parts::search("/dns", &asked.q, "Name, type or value", html! {}))

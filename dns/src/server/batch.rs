@@ -165,7 +165,8 @@ impl Outbox {
     }
 }
 
-fn address_of(name: &libc::sockaddr_storage) -> Option<SocketAddr> {
+/// The address that the kernel wrote beside a datagram; `None` for one that is not of IP.
+pub fn address_of(name: &libc::sockaddr_storage) -> Option<SocketAddr> {
     let name: *const libc::sockaddr_storage = name;
     // SAFETY: a sockaddr_storage is large enough and aligned for every address, and the family says
     // which one the kernel has written.

@@ -11,7 +11,7 @@ use crate::ede::Ede;
 use crate::forward::wire;
 use crate::forward::{ForwardError, Forwarder, TOTAL, Transport, Upstream, random_id};
 use crate::query::{ClientQuery, MAX_UDP_REPLY, QueryError};
-use crate::view::{Decision, Route, Scope, View};
+use crate::view::{Decision, Nearness, Route, Scope, View};
 use arc_swap::ArcSwap;
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{LowerName, Name, RData, Record, RecordType};
@@ -38,6 +38,7 @@ pub struct Names {
     devices: ArcSwap<Vec<MeshAddrs>>,
     upstreams: ArcSwap<Vec<Upstream>>,
     listening: ArcSwap<Vec<SocketAddr>>,
+    near: ArcSwap<Nearness>,
     forwarder: Forwarder,
     counters: Counters,
 }
@@ -105,6 +106,7 @@ impl Default for Names {
             devices: ArcSwap::default(),
             upstreams: ArcSwap::default(),
             listening: ArcSwap::default(),
+            near: ArcSwap::default(),
             forwarder: Forwarder::default(),
             counters: Counters::default(),
         }
@@ -114,10 +116,19 @@ impl Default for Names {
 impl Names {
     /// Answers from this map from now on, as far as `scope` goes.
     pub fn set_map(&self, map: &NetworkMap, scope: Scope) {
-        self.own.set_view(View::within(map, scope));
+        self.own.set_view(View::within(map, scope).nearest_first(self.near.load_full()));
         self.guest.set_view(View::guest(map));
         let devices = map.peers.values().filter(|p| p.kind == PeerKind::PlainWireguard).map(|p| p.addrs);
         self.devices.store(Arc::new(devices.collect()));
+    }
+
+    /// Which of several addresses stand first from now on.
+    pub fn set_nearness(&self, near: Nearness) {
+        if **self.near.load() != near {
+            let near = Arc::new(near);
+            self.near.store(Arc::clone(&near));
+            self.own.set_view(View::clone(&self.own.view()).nearest_first(near));
+        }
     }
 
     /// What this host itself is answered from.

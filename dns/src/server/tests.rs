@@ -154,6 +154,76 @@ async fn mesh_names_are_answered_alike_by_udp_and_tcp() {
     }
 }
 
+/// A node that this one may see, and from the next map on may not: nothing says that it ever was there, whatever is
+/// asked, by whichever way, though all of it was answered and kept a moment ago.
+#[tokio::test]
+async fn a_hidden_name_is_no_name_by_every_way() {
+    let rig = rig().await;
+    let server = rig.server.addrs()[0];
+    let record = |name: &str, kind, value| {
+        Entry::Record(name.parse().unwrap(), kind, RecordSet { ttl: 60, values: vec![value] })
+    };
+    let mut hidden = map();
+    let alias = RecordValue::Name("secret.home.internal".parse().unwrap());
+    hidden.upsert(record("alias.home.internal", Kind::Cname, alias));
+    hidden.upsert(record("home.internal", Kind::Mx, RecordValue::Text("10 secret.home.internal".into())));
+    let mut shown = hidden.clone();
+    let addrs = MeshAddrs { v4: [100, 71, 0, 9].into(), v6: "fd7a:1:2::9".parse().unwrap() };
+    shown.upsert(Entry::Peer(Peer {
+        id: NodeId(9),
+        key: NodeKey::from_bytes([9; 32]),
+        name: "secret".parse().unwrap(),
+        addrs,
+        class: ClassId(1),
+        tags: vec![],
+        owner: String::new(),
+        key_expires: None,
+        kind: PeerKind::Meshd,
+    }));
+    let (secret, reverse) = ("secret.home.internal.", "9.0.71.100.in-addr.arpa.");
+    let reverse6 = format!("{}.", Name::from(IpAddr::V6(addrs.v6)).to_ascii().trim_end_matches('.'));
+    let ways = [
+        (secret, RecordType::A),
+        (secret, RecordType::AAAA),
+        (secret, RecordType::ANY),
+        (secret, RecordType::TXT),
+        ("secret.", RecordType::A),
+        ("alias.home.internal.", RecordType::A),
+        ("alias.home.internal.", RecordType::AAAA),
+        (reverse, RecordType::PTR),
+        (reverse, RecordType::ANY),
+        (&reverse6, RecordType::PTR),
+        ("home.internal.", RecordType::MX),
+    ];
+    let ask = async |name: &str, kind| {
+        let packet = question(name, kind, true);
+        // The second is out of the cache.
+        [udp(server, &packet).await.unwrap(), udp(server, &packet).await.unwrap(), tcp(server, &packet).await]
+    };
+    rig.names.set_map(&shown, Scope::Full);
+    for (name, kind) in ways.iter().filter(|(name, kind)| !(*name == secret && *kind == RecordType::TXT)) {
+        let [reply, ..] = ask(name, *kind).await;
+        assert!(!reply.answers.is_empty(), "{name} {kind} while it is shown");
+    }
+    rig.names.set_map(&hidden, Scope::Full);
+    for (name, kind) in ways {
+        for reply in ask(name, kind).await {
+            let text = format!("{reply:?}");
+            assert!(!text.contains("100.71.0.9") && !text.contains("fd7a:1:2::9"), "{name} {kind}: {text}");
+            assert!(reply.additionals.is_empty(), "{name} {kind}: {text}");
+            // The record of the mesh itself stays: the coordinator takes values that lead to what is hidden.
+            let wanted = match kind {
+                RecordType::MX => ResponseCode::NoError,
+                _ => ResponseCode::NXDomain,
+            };
+            // A bare name that is none of ours is the business of those outside.
+            if name != "secret." {
+                assert_eq!(reply.metadata.response_code, wanted, "{name} {kind}: {text}");
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn an_answer_too_large_for_udp_comes_whole_by_tcp() {
     let rig = rig().await;

@@ -121,6 +121,7 @@ impl View {
             nameservers: config.nameservers.iter().map(|e| e.0).collect(),
             search,
             inside: inside(map, me.prefixes),
+            near: Arc::default(),
         }
     }
 }

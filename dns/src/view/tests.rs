@@ -151,6 +151,22 @@ fn a_record_for_a_host_behind_a_router_is_answered() {
 }
 
 #[test]
+fn of_several_addresses_the_nearest_stand_first_and_those_out_of_reach_last() {
+    let values = ["10.0.0.1", "10.0.0.2", "9.9.9.9", "10.0.0.3"].map(address).to_vec();
+    let set = Entry::Record("app.home.internal".parse().unwrap(), Kind::A, RecordSet { ttl: 60, values });
+    let view = view([set]);
+    let order = |view: &View| {
+        let answer = answer(view, "app.home.internal.", RecordType::A);
+        answer.records.iter().map(|r| r.data.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(order(&view), ["10.0.0.1", "10.0.0.2", "9.9.9.9", "10.0.0.3"], "as it was written");
+    let near = [("10.0.0.1", Nearness::GONE), ("10.0.0.2", 9), ("10.0.0.3", 3)];
+    let near = near.into_iter().map(|(ip, rank)| (ip.parse().unwrap(), rank)).collect();
+    let view = view.nearest_first(Arc::new(Nearness(near)));
+    assert_eq!(order(&view), ["10.0.0.3", "10.0.0.2", "9.9.9.9", "10.0.0.1"]);
+}
+
+#[test]
 fn a_record_cannot_take_a_nodes_name() {
     let view = view([
         record("pi.home.internal", Kind::A, address("10.6.6.6")),

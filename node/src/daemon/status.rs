@@ -131,7 +131,7 @@ fn rules(mut all: Vec<RuleCount>) -> Vec<RuleStatus> {
     all.into_iter().map(shown).collect()
 }
 
-async fn engine_status(running: &Running) -> Option<EngineStatus> {
+pub(super) async fn engine_status(running: &Running) -> Option<EngineStatus> {
     let (reply, status) = oneshot::channel();
     running.mesh.send(MeshCommand::Status(reply)).await.ok()?;
     tokio::time::timeout(super::running::MESH_ANSWER, status).await.ok()?.ok()

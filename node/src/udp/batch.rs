@@ -5,10 +5,11 @@
 //! of UDP. Nothing here decides anything; [`super`] and the data threads do.
 #![expect(unsafe_code, reason = "recvmmsg, sendmsg and their control messages have no safe wrapper")]
 
+use meshd_dns::server::address_of;
 use meshd_engine::data::Ecn;
 use std::io;
 use std::mem;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 
 /// Datagrams, or runs of them, that one call takes.
@@ -161,27 +162,6 @@ unsafe fn read_controls(message: &libc::msghdr) -> (usize, Ecn) {
         }
     }
     (segment, ecn)
-}
-
-fn address_of(name: &libc::sockaddr_storage) -> Option<SocketAddr> {
-    let name: *const libc::sockaddr_storage = name;
-    // SAFETY: a sockaddr_storage is large enough and aligned for every address, and the family says
-    // which one the kernel has written.
-    unsafe {
-        match i32::from((*name).ss_family) {
-            libc::AF_INET => {
-                let v4 = &*name.cast::<libc::sockaddr_in>();
-                let ip = Ipv4Addr::from(u32::from_be(v4.sin_addr.s_addr));
-                Some(SocketAddrV4::new(ip, u16::from_be(v4.sin_port)).into())
-            }
-            libc::AF_INET6 => {
-                let v6 = &*name.cast::<libc::sockaddr_in6>();
-                let ip = Ipv6Addr::from(v6.sin6_addr.s6_addr);
-                Some(SocketAddrV6::new(ip, u16::from_be(v6.sin6_port), 0, v6.sin6_scope_id).into())
-            }
-            _ => None,
-        }
-    }
 }
 
 /// Sends `bytes` to `to` as datagrams of `segment` bytes (the last may be shorter), marked `ecn`.

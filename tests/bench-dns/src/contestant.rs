@@ -130,6 +130,19 @@ impl Contestant {
         Ok(Duration::from_nanos(nanos))
     }
 
+    /// How long all its threads have run so far, and how long they could have but another program had the
+    /// processor.
+    pub(crate) fn scheduled(&self) -> Result<[Duration; 2]> {
+        let mut total = [Duration::ZERO; 2];
+        for task in fs::read_dir(format!("/proc/{}/task", self.id()))? {
+            let stat = fs::read_to_string(task?.path().join("schedstat"))?;
+            for (sum, field) in total.iter_mut().zip(stat.split_whitespace()) {
+                *sum += Duration::from_nanos(field.parse()?);
+            }
+        }
+        Ok(total)
+    }
+
     /// Memory in use now, and the most that ever was, in KiB.
     pub(crate) fn memory(&self) -> Result<(u64, u64)> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.id()))?;

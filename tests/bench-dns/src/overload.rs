@@ -35,6 +35,11 @@ pub(crate) struct Overload {
     /// Answers a second before and after.
     before: f64,
     after: f64,
+    /// Of its own names, asked among the unknown ones: the part that was answered.
+    own_among_unknown: f64,
+    /// Of the second after: how long it ran, and how long it waited for a processor that others had.
+    ran: f64,
+    waited: f64,
 }
 
 /// Floods our resolver.
@@ -48,12 +53,15 @@ pub(crate) fn measure(upstream: SocketAddr) -> Result<Overload> {
     let before = generator.run(Load::Bursts, second)? as f64;
     let warm = ours.memory()?.0;
     let flood = generator.flood(FLOOD)?;
-    let unknown = unknown(ours.addr)?;
+    let (unknown, own_among_unknown) = unknown(ours.addr)?;
     // What is still under way is given up.
     std::thread::sleep(Duration::from_secs_f64(PATIENCE + 1.0));
     ensure!(is_up(ours.addr, Names::Mesh)?, "it does not answer after the flood");
     let mut generator = Generator::new(ours.addr, Names::Mesh, true)?;
+    let began = ours.scheduled()?;
     let after = generator.run(Load::Bursts, second)? as f64;
+    let ended = ours.scheduled()?;
+    let [ran, waited] = [0, 1].map(|i| ended[i].saturating_sub(began[i]).as_secs_f64());
     let (now, most) = ours.memory()?;
     Ok(Overload {
         memory: [warm, most, now],
@@ -62,11 +70,18 @@ pub(crate) fn measure(upstream: SocketAddr) -> Result<Overload> {
         unknown_capacity: IN_FLIGHT / PATIENCE,
         before,
         after,
+        own_among_unknown,
+        ran,
+        waited,
     })
 }
 
-/// Asks for other names each time; how many a second.
-fn unknown(to: SocketAddr) -> Result<f64> {
+/// Asks for other names each time, how many a second; and for one of its own among so many of those, which part
+/// of these was answered.
+fn unknown(to: SocketAddr) -> Result<(f64, f64)> {
+    let own = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+    own.set_nonblocking(true)?;
+    let (mut asked, mut answered) = (0_u32, 0_u32);
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
     socket.set_nonblocking(true)?;
     let started = clock::now();
@@ -76,10 +91,20 @@ fn unknown(to: SocketAddr) -> Result<f64> {
         sent += 1;
         while socket.recv(&mut [0; 512]).is_ok() {}
         if sent.is_multiple_of(64) {
+            asked += u32::from(own.send_to(&question(Names::Mesh, 0, asked as u16), to).is_ok());
+            while own.recv(&mut [0; 512]).is_ok() {
+                answered += 1;
+            }
             std::thread::sleep(Duration::from_millis(1));
         }
     }
-    Ok(f64::from(sent) / FLOOD.as_secs_f64())
+    // A reply may be on its way.
+    own.set_nonblocking(false)?;
+    own.set_read_timeout(Some(Duration::from_millis(200)))?;
+    while answered < asked && own.recv(&mut [0; 512]).is_ok() {
+        answered += 1;
+    }
+    Ok((f64::from(sent) / FLOOD.as_secs_f64(), f64::from(answered) / f64::from(asked.max(1))))
 }
 
 impl Overload {
@@ -94,6 +119,13 @@ impl Overload {
             self.before,
             self.after
         );
+        println!(
+            "overload: {:.0} % of the questions for its own names among the unknown ones were answered; of the second \
+             after it ran {:.2} s and waited {:.2} s for a processor that other programs had",
+            100.0 * self.own_among_unknown,
+            self.ran,
+            self.waited
+        );
     }
 
     /// Whether it stayed within its bounds.
@@ -104,6 +136,7 @@ impl Overload {
             "only {:.0} unknown names a second: that is no overload",
             self.unknown_per_second
         );
+        ensure!(self.own_among_unknown > 0.0, "it answers nothing while unknown names are asked");
         ensure!(most.saturating_sub(warm) <= MAX_GROWTH, "its memory grew from {warm} to {most} KiB");
         Ok(())
     }
