@@ -14,6 +14,7 @@ pub(crate) mod front;
 mod join;
 mod nodes;
 mod openapi;
+mod part;
 mod policy;
 mod problem;
 mod publish;
@@ -108,6 +109,7 @@ fn programs() -> Routes {
         .get("/api/v1/status", Need::May(P::ReadStatus), "The mesh at a glance", status::show)
         .get("/api/v1/nodes", read, "List nodes", nodes::list)
         .get("/api/v1/nodes/{name}", read, "Show a node", nodes::show)
+        .get("/api/v1/nodes/{name}/paths", read, "Which ways a node's data goes", nodes::paths)
         .delete("/api/v1/nodes/{name}", nodes, "Remove a node", nodes::remove)
         .patch("/api/v1/nodes/{name}", nodes, "Rename or tag a node", nodes::edit)
         .post("/api/v1/nodes/{name}/approve", nodes, "Let a waiting node in", nodes::approve)

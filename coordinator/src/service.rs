@@ -56,7 +56,7 @@ pub use explore::NodeQuery;
 pub use found::{FoundError, Founding};
 pub use maintain::EPHEMERAL_GRACE;
 pub use policy::{PolicyChange, PolicyPlan, PolicyView};
-pub use presence::Presence;
+pub use presence::{Paths, Presence};
 pub use publish::{ExitSummary, Exposure};
 pub use records::RecordInput;
 pub(crate) use records::show_value;

@@ -5,15 +5,16 @@ mod common;
 
 use common::{Coordinator, ROOT};
 use meshd_coordinator::clock;
-use meshd_coordinator::service::RecordInput;
+use meshd_coordinator::service::{Paths, RecordInput};
 use meshd_node::control::{
     Command, Commands, ControlClient, ControlConfig, ControlEvent, Ended, Profile, Trust,
 };
 use meshd_node::outside_names::OutsideNames;
-use meshd_proto::control::{Answer, Call, Offer, RefusalCode};
+use meshd_proto::control::{Answer, Call, Offer, PathReport, PathVia, RefusalCode};
 use meshd_proto::token::{CoordinatorKeys, JoinToken};
 use meshd_proto::{
-    CoordinatorKey, Endpoint, Hostname, MachineSecret, NetworkMap, NodeId, NodeSecret, Prefix, VerifyingKey,
+    CoordinatorKey, Endpoint, Hostname, MachineSecret, NetworkMap, NodeId, NodeSecret, Prefix, RelayId,
+    VerifyingKey,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -323,4 +324,37 @@ async fn garbage_and_silence_before_the_handshake_are_hung_up_on() {
     // It still serves.
     let mut node = Node::start(config(&coordinator.token().await, 1, Offer::default()));
     node.id().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn admins_see_which_ways_data_of_a_node_goes_while_it_is_online() {
+    let dir = tempfile::tempdir().unwrap();
+    let coordinator = Coordinator::start(&dir, 0).await;
+    let token = coordinator.token().await;
+    let mut pi = Node::start(config(&token, 1, Offer::default()));
+    let mut laptop = Node::start(config(&token, 2, Offer::default()));
+    let (pi_id, _) = (pi.id().await, laptop.id().await);
+    let seen = || coordinator.service.paths_of(&ROOT, "node2").unwrap();
+    assert_eq!(seen().told, None, "it has told nothing yet");
+
+    let direct = PathVia::Direct(Endpoint("198.51.100.7:41820".parse().unwrap()));
+    let report = |via, rtt_us| PathReport { peer: pi_id, via, rtt_us: Some(rtt_us) };
+    assert!(laptop.commands.tell(Command::Paths(vec![report(PathVia::Relay(RelayId(1)), 40_000)])));
+    assert!(laptop.commands.tell(Command::Paths(vec![report(direct, 9_000)])));
+    let until = async |fits: &dyn Fn(&Paths) -> bool| {
+        timeout(SOON, async {
+            while !fits(&seen()) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await
+        .unwrap_or_else(|_| panic!("{:?}", seen()));
+    };
+    until(&|told| told.told.is_some() && told.paths == [report(direct, 9_000)]).await;
+    // A new session is told, too; without a session nobody knows.
+    assert!(laptop.commands.tell(Command::Reconnect));
+    until(&|told| told.paths == [report(direct, 9_000)]).await;
+    laptop.tasks.shutdown().await;
+    until(&|told| *told == Paths::default()).await;
+    assert!(coordinator.service.paths_of(&ROOT, "nobody").is_err());
 }

@@ -21,7 +21,7 @@ pub use crate::dial::DialError;
 use crate::dial::{Dialer, Proxy};
 use crate::outside_names::OutsideNames;
 use backoff::Backoff;
-use meshd_proto::control::{Answer, Call, MapPosition, Offer, Refusal};
+use meshd_proto::control::{Answer, Call, MapPosition, Offer, PathReport, Refusal};
 use meshd_proto::permit::SignedPermit;
 use meshd_proto::token::{CoordinatorKeys, KeysHash, TokenSecret};
 use meshd_proto::{
@@ -134,6 +134,8 @@ pub enum Command {
     },
     /// The peers that the node talks to or wants to; the client renews the interest until told otherwise.
     Interest(Vec<NodeId>),
+    /// Which ways data to peers goes; at most [`meshd_proto::limits::MAX_PATHS`] are sent.
+    Paths(Vec<PathReport>),
     /// A question; the answer is [`ControlEvent::Reply`] with the same id.
     Call {
         /// Chosen by the owner.

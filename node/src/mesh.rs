@@ -6,6 +6,7 @@
 mod history;
 mod interest;
 mod relays;
+mod reports;
 mod scatter;
 mod streams;
 
@@ -20,12 +21,14 @@ use meshd_engine::path::probe::Fitness;
 use meshd_engine::session::wireguard::WireGuard;
 use meshd_engine::status::Status;
 use meshd_engine::{Destination, Engine, EngineConfig, Event, Input, Preshared, Settings};
+use meshd_proto::control::PathReport;
 use meshd_proto::permit::SignedPermit;
 use meshd_proto::relay::RelayAddr;
 use meshd_proto::{Endpoint, Hint, NetworkMap, NodeId, NodeKey, NodeSecret, RelayId};
 pub(crate) use streams::is_stream;
 
 use relays::{RelayLinks, RelayState};
+use reports::Reports;
 use scatter::{Arrived, Scatter};
 use std::collections::{BTreeMap, HashMap};
 use std::io::IoSlice;
@@ -112,6 +115,8 @@ pub enum MeshEvent {
     },
     /// Tell the coordinator whom we talk to.
     Interest(Vec<NodeId>),
+    /// Tell the coordinator which ways data goes.
+    Paths(Vec<PathReport>),
     /// A peer became reachable or unreachable.
     PeerChanged(NodeId),
 }
@@ -135,6 +140,7 @@ pub struct Mesh {
     wall_told: Instant,
     pings: Vec<Waiting>,
     history: History,
+    reports: Reports,
 }
 
 struct Waiting {
@@ -179,6 +185,7 @@ impl Mesh {
             wall_told: now,
             pings: Vec::new(),
             history: History::default(),
+            reports: Reports::default(),
         }
     }
 
@@ -311,6 +318,16 @@ impl Mesh {
             self.wall_told = now;
             self.engine.handle_input(Input::WallClock(clock::wall()), now);
             self.history.look(&self.engine.status(now), clock::wall());
+            self.reports.look_soon(now);
+        }
+        if self.reports.is_due(now) {
+            let news = self.reports.news(&self.engine.status(now));
+            // Where the daemon has no time yet, the next look tells.
+            if let Some(paths) = news
+                && self.events.try_send(MeshEvent::Paths(paths.clone())).is_ok()
+            {
+                self.reports.told(paths);
+            }
         }
         self.engine.handle_timeout(now);
         // The data threads send without asking: silence under traffic has to be noticed all the same.
@@ -334,6 +351,7 @@ impl Mesh {
             self.relays.poll_timeout(),
             self.streams.poll_timeout(),
             self.scatter.poll_timeout(),
+            self.reports.due(),
             ping,
             interest,
         ]
@@ -371,6 +389,7 @@ impl Mesh {
                     let name = self.map.peers.get(&peer).map(|p| p.name.as_str());
                     tracing::info!(peer = name, ?from, ?to, why = why.as_str(), "path changed");
                     self.history.changed(peer, to, why, clock::wall());
+                    self.reports.look_soon(clock::now());
                     self.hint(MeshEvent::PeerChanged(peer));
                 }
                 Event::PeerUp(peer) | Event::PeerDown(peer) => self.hint(MeshEvent::PeerChanged(peer)),

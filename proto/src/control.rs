@@ -37,6 +37,9 @@ pub enum ToCoordinator {
     },
     /// The node wants to talk to these: send their hints now and for a while.
     Interest(Vec<NodeId>),
+    /// Which ways data to peers goes now (soft state, for people to see); replaces what was told before.
+    /// At most [`crate::limits::MAX_PATHS`].
+    Paths(Vec<PathReport>),
     /// Answer to [`ToNode::Keepalive`].
     Alive {
         /// As received.
@@ -51,6 +54,26 @@ pub enum ToCoordinator {
         /// The question.
         call: Call,
     },
+}
+
+/// Which way data from a node to one peer goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PathReport {
+    /// The peer.
+    pub peer: NodeId,
+    /// The way.
+    pub via: PathVia,
+    /// Round-trip time on it in microseconds, where it was measured.
+    pub rtt_us: Option<u32>,
+}
+
+/// A way to a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PathVia {
+    /// Straight to this endpoint.
+    Direct(Endpoint),
+    /// Through a relay.
+    Relay(RelayId),
 }
 
 /// The first message of a session. Nothing in it is believed before the channel has proved the machine key.

@@ -16,6 +16,8 @@ pub const MAX_ADVERTISED_ROUTES: usize = 256;
 pub const MAX_ENDPOINTS: usize = 32;
 /// Most peers a node may name in one interest message.
 pub const MAX_INTEREST: usize = 1024;
+/// Most peers whose paths a node reports in one message.
+pub const MAX_PATHS: usize = 1024;
 /// Longest host label (RFC 1035 §2.3.4).
 pub const MAX_LABEL: usize = 63;
 /// Longest domain name in text form (RFC 1035 §2.3.4: 255 octets on the wire).

@@ -22,7 +22,7 @@ export async function start({ seed = 0 } = {}) {
   const dir = mkdtempSync(join(tmpdir(), "meshd-web-"));
   const socket = join(dir, "api.sock");
   const port = await freePort();
-  if (seed > 0) execFileSync(join(target, "debug/examples/seed"), [join(dir, "state"), String(seed)]);
+  if (seed > 0) execFileSync(join(target, "debug/examples/seed"), [join(dir, "state"), String(seed)], { timeout: 1_800_000 });
   // The browser goes through a listener that keeps every byte, as somebody on the way could.
   const wire = [];
   const tap = createServer((near) => {

@@ -1,7 +1,7 @@
 //! `/api/v1/dns`: records, and where other questions go.
 
 use super::views::{RecordBody, RecordView, Removed};
-use super::{Api, Asker, Problem};
+use super::{Api, Asker, Problem, part};
 use crate::clock;
 use crate::service::{
     Declared, NameExplained, RecordInput, Resolving, ResolvingChange, ServiceError, SplitText,
@@ -9,10 +9,16 @@ use crate::service::{
 use axum::Json;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
+use axum::response::Response;
 use meshd_proto::netmap::RecordType;
 
-pub(super) async fn list(State(api): State<Api>, actor: Asker) -> Result<Json<Vec<RecordView>>, Problem> {
-    Ok(Json(RecordView::all(&api.service, &actor)?))
+pub(super) async fn list(
+    State(api): State<Api>,
+    actor: Asker,
+    part: part::Asked,
+) -> Result<Response, Problem> {
+    let (part, all) = (part::asked(part)?, RecordView::all(&api.service, &actor)?);
+    Ok(part.of("/api/v1/dns/records", &all, RecordView::clone))
 }
 
 pub(super) async fn add(

@@ -1,6 +1,6 @@
 //! `/api/v1/nodes`.
 
-use super::views::{DeviceInput, NodeEdit, NodeView};
+use super::views::{DeviceInput, NodeEdit, NodeView, PathsView};
 use super::{Api, Asker, Problem};
 use crate::client::segment;
 use crate::clock;
@@ -65,6 +65,15 @@ pub(super) async fn show(
     let node = api.service.node(&actor, &name)?;
     let view = NodeView::new(&api.service.model(), &node, api.service.presence(node.id), clock::unix_now());
     Ok(Json(view))
+}
+
+pub(super) async fn paths(
+    State(api): State<Api>,
+    actor: Asker,
+    Path(name): Path<String>,
+) -> Result<Json<PathsView>, Problem> {
+    let told = api.service.paths_of(&actor, &name)?;
+    Ok(Json(PathsView::new(&api.service.model(), &told)))
 }
 
 pub(super) async fn remove(

@@ -96,6 +96,10 @@ fn queries(method: &Method, path: &str) -> &'static [Field] {
             ("limit", "integer", false, "Most entries of the answer; `Link` leads to the next"),
             ("after", "string", false, "Begin behind the node of this name"),
         ],
+        ("GET", "/api/v1/routes" | "/api/v1/tokens" | "/api/v1/dns/records" | "/api/v1/access") => &[
+            ("limit", "integer", false, "Most entries of the answer; `Link` leads to the next"),
+            ("offset", "integer", false, "Begin behind so many"),
+        ],
         ("GET", "/api/v1/audit") => &[
             ("before", "integer", false, "Only entries with a lower number"),
             ("limit", "integer", false, "Most entries of the answer"),

@@ -3,7 +3,7 @@
 use super::views::{
     AccessEdge, PolicyBody, PolicyChecked, PolicyExplained, PolicyInput, PolicyVersion, RollbackInput,
 };
-use super::{Api, Asker, Problem};
+use super::{Api, Asker, Problem, part};
 use crate::clock;
 use crate::service::{Permission, PolicyChange, PolicyView, Service};
 use axum::Json;
@@ -72,8 +72,12 @@ pub(super) async fn rollback(
     Ok(body(api.service.rollback_policy(&actor, Version(input.version), input.force, now).await?))
 }
 
-pub(super) async fn access(State(api): State<Api>, actor: Asker) -> Result<Json<Vec<AccessEdge>>, Problem> {
-    Ok(Json(api.service.access(&actor)?.0))
+pub(super) async fn access(
+    State(api): State<Api>,
+    actor: Asker,
+    part: part::Asked,
+) -> Result<Response, Problem> {
+    Ok(part::asked(part)?.of("/api/v1/access", &api.service.access(&actor)?.0, AccessEdge::clone))
 }
 
 pub(super) async fn check(

@@ -1,15 +1,21 @@
 //! `/api/v1/routes` and the decisions on them.
 
 use super::views::{RouteBody, RoutesInput};
-use super::{Api, Asker, Problem};
+use super::{Api, Asker, Problem, part};
 use crate::clock;
 use crate::service::RouteView;
 use axum::Json;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, State};
+use axum::response::Response;
 
-pub(super) async fn list(State(api): State<Api>, actor: Asker) -> Result<Json<Vec<RouteBody>>, Problem> {
-    Ok(bodies(api.service.routes(&actor)?))
+pub(super) async fn list(
+    State(api): State<Api>,
+    actor: Asker,
+    part: part::Asked,
+) -> Result<Response, Problem> {
+    let (part, all) = (part::asked(part)?, api.service.routes(&actor)?);
+    Ok(part.of("/api/v1/routes", &all, |route| RouteBody::from(route.clone())))
 }
 
 pub(super) async fn approve(

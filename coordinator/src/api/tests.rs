@@ -295,3 +295,34 @@ async fn pages_and_passwords_are_refused_over_plain_http_from_elsewhere() {
     );
     assert_eq!(send(Method::GET, &place, Transport::Plain(peer("127.0.0.1"))).await.status(), StatusCode::OK);
 }
+
+#[tokio::test]
+async fn a_list_is_given_in_parts_that_lead_to_the_next() {
+    let (_dir, service, router) = api().await;
+    for n in 0..5 {
+        let request = crate::service::TokenRequest { note: n.to_string(), ..Default::default() };
+        service.create_token(&Actor::LocalRoot, &request, clock::unix_now()).await.unwrap();
+    }
+    let (mut place, mut notes, mut parts) = ("/api/v1/tokens?limit=2".to_owned(), Vec::new(), 0);
+    loop {
+        let request = Request::builder().uri(&place).header(header::HOST, "x").extension(ROOT);
+        let answer = router.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+        assert_eq!(answer.headers()["x-total-count"], "5");
+        let next = answer.headers().get(header::LINK).map(|l| l.to_str().unwrap().to_owned());
+        let bytes = answer.into_body().collect().await.unwrap().to_bytes();
+        let list: Vec<serde_json::Value> = serde_json::from_slice(&bytes).unwrap();
+        notes.extend(list.iter().map(|t| t["note"].as_str().unwrap().to_owned()));
+        parts += 1;
+        let Some(next) = next else { break };
+        place = next.trim_start_matches('<').split_once('>').unwrap().0.to_owned();
+    }
+    notes.sort();
+    assert_eq!((parts, notes), (3, ["0", "1", "2", "3", "4"].map(str::to_owned).to_vec()));
+    for (path, status) in [
+        ("/api/v1/routes?limit=x", StatusCode::BAD_REQUEST),
+        ("/api/v1/access?lmit=1", StatusCode::BAD_REQUEST),
+        ("/api/v1/dns/records?limit=0&offset=18446744073709551615", StatusCode::OK),
+    ] {
+        assert_eq!(ask(&router, ROOT, Method::GET, path, None, "").await.0, status, "{path}");
+    }
+}

@@ -1,17 +1,22 @@
 //! `/api/v1/tokens` and `/api/v1/api-tokens`.
 
 use super::views::{ApiTokenInput, ApiTokenView, NewApiTokenView, NewTokenView, TokenInput, TokenView};
-use super::{Api, Asker, Problem};
+use super::{Api, Asker, Problem, part};
 use crate::clock;
 use crate::service::{ApiTokenRequest, Scopes, ServiceError, TokenRequest};
 use axum::Json;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
+use axum::response::Response;
 
-pub(super) async fn list(State(api): State<Api>, actor: Asker) -> Result<Json<Vec<TokenView>>, Problem> {
-    let now = clock::unix_now();
-    Ok(Json(api.service.tokens(&actor).await?.iter().map(|t| TokenView::new(t, now)).collect()))
+pub(super) async fn list(
+    State(api): State<Api>,
+    actor: Asker,
+    part: part::Asked,
+) -> Result<Response, Problem> {
+    let (part, now) = (part::asked(part)?, clock::unix_now());
+    Ok(part.of("/api/v1/tokens", &api.service.tokens(&actor).await?, |t| TokenView::new(t, now)))
 }
 
 pub(super) async fn create(

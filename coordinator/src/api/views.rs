@@ -1,12 +1,14 @@
 //! What the API says, as types: the server writes them, the CLI reads them. JSON field names are stable.
 
 mod clusters;
+mod paths;
 mod people;
 mod publish;
 mod relays;
 mod tokens;
 
 pub use clusters::*;
+pub use paths::*;
 pub use people::*;
 pub use publish::*;
 pub use relays::*;

@@ -49,6 +49,7 @@ const ROWS: &[(&str, &str, Way)] = &[
     ("join refuse", "CODE", Asks(&["GET /api/v1/join-requests", "POST /api/v1/join-requests/{id}/refuse"])),
     ("nodes list", "", Asks(&["GET /api/v1/nodes"])),
     ("nodes show", "pi", Asks(&["GET /api/v1/nodes/{name}"])),
+    ("nodes paths", "pi", Asks(&["GET /api/v1/nodes/{name}/paths"])),
     ("nodes remove", "pi", Asks(&["DELETE /api/v1/nodes/{name}"])),
     ("nodes rename", "pi pie", Asks(&["PATCH /api/v1/nodes/{name}"])),
     ("nodes approve", "pi", Asks(&["POST /api/v1/nodes/{name}/approve"])),

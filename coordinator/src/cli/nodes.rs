@@ -1,8 +1,8 @@
-//! `nodes list | show | remove | rename | approve | expire | revoke | tag`.
+//! `nodes list | show | paths | remove | rename | approve | expire | revoke | tag`.
 
 use super::output::{Failure, Output};
 use super::table::{Table, joined};
-use crate::api::views::{NodeEdit, NodeView, when};
+use crate::api::views::{NodeEdit, NodeView, PathsView, milliseconds, when};
 use crate::client::{Client, segment};
 use clap::Subcommand;
 use hyper::Method;
@@ -15,6 +15,11 @@ pub(super) enum NodesCommand {
     List,
     /// Show one node in full
     Show {
+        /// Name, id or mesh address
+        node: String,
+    },
+    /// Show which ways its data goes, as it says itself
+    Paths {
         /// Name, id or mesh address
         node: String,
     },
@@ -64,6 +69,10 @@ pub(super) async fn run(command: NodesCommand, client: &Client) -> Result<Output
         NodesCommand::Show { node } => {
             let node: NodeView = client.get(&path(&node)).await?;
             Ok(Output::new(&node, details(&node)))
+        }
+        NodesCommand::Paths { node } => {
+            let told: PathsView = client.get(&format!("{}/paths", path(&node))).await?;
+            Ok(Output::new(&told, paths(&told)))
         }
         NodesCommand::Remove { node } => {
             client.act(Method::DELETE, &path(&node), &()).await?;
@@ -116,6 +125,17 @@ pub(super) fn table(nodes: &[NodeView]) -> String {
         let _ = writeln!(text, "\nA node waits for approval: meshd-coordinator nodes approve {}", n.name);
     }
     text
+}
+
+pub(super) fn paths(told: &PathsView) -> String {
+    let mut table = Table::new(&["PEER", "PATH", "VIA", "ROUND TRIP"]);
+    for p in &told.paths {
+        table.row([p.peer.to_string(), p.path.clone(), p.via.clone(), milliseconds(p.rtt_us)]);
+    }
+    match told.told {
+        Some(at) => format!("{}\nTold {}\n", table.render_or("It talks to nobody now.").trim_end(), when(at)),
+        None => "It has told nothing since it connected.\n".to_owned(),
+    }
 }
 
 pub(super) fn details(n: &NodeView) -> String {

@@ -390,6 +390,9 @@ impl Session {
                 self.seat.hub().place(node, endpoints, home_relay);
             }
             ToCoordinator::Interest(nodes) => self.seat.hub().want(node, &nodes),
+            ToCoordinator::Paths(paths) => {
+                self.seat.hub().service().note_paths(node, paths, clock::unix_now());
+            }
             ToCoordinator::Alive { .. } => {}
             ToCoordinator::Leave => {
                 if let Err(error) = self.seat.hub().service().leave(node, clock::unix_now()).await {

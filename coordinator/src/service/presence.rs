@@ -1,6 +1,7 @@
 //! Who holds a control session now: soft state, never stored.
 
-use super::Service;
+use super::{Actor, Permission, Service, ServiceError};
+use meshd_proto::control::PathReport;
 use meshd_proto::{NodeId, UnixSeconds, Version};
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -19,6 +20,15 @@ pub struct Presence {
     pub remote: Option<SocketAddr>,
 }
 
+/// Which ways data of one node goes, as it said itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Paths {
+    /// When it said so; `None`: it has not, in the session that stands.
+    pub told: Option<UnixSeconds>,
+    /// At most [`meshd_proto::limits::MAX_PATHS`].
+    pub paths: Vec<PathReport>,
+}
+
 /// Seconds in which a refused clone of one node is noted once.
 const CLONE_NOTE_INTERVAL: u64 = 3600;
 
@@ -26,12 +36,17 @@ const CLONE_NOTE_INTERVAL: u64 = 3600;
 pub(super) struct Board {
     sessions: Mutex<HashMap<NodeId, (u32, Presence)>>,
     clones: Mutex<HashMap<NodeId, UnixSeconds>>,
+    paths: Mutex<HashMap<NodeId, Paths>>,
 }
 
 impl Board {
     fn entries(&self) -> MutexGuard<'_, HashMap<NodeId, (u32, Presence)>> {
         // Every update is a single assignment: a panic elsewhere leaves nothing half done.
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn paths(&self) -> MutexGuard<'_, HashMap<NodeId, Paths>> {
+        self.paths.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether a refused clone of `node` should be noted: not again and again while it tries.
@@ -48,6 +63,7 @@ impl Board {
 
     pub(super) fn forget(&self, node: NodeId) {
         self.entries().remove(&node);
+        self.paths().remove(&node);
     }
 }
 
@@ -70,8 +86,23 @@ impl Service {
             *sessions = sessions.saturating_sub(1);
             if *sessions == 0 {
                 (presence.online, presence.since) = (false, now);
+                self.presence.paths().remove(&node);
             }
         }
+    }
+
+    /// `node` says which ways its data goes. Believed for show only.
+    pub fn note_paths(&self, node: NodeId, paths: Vec<PathReport>, now: UnixSeconds) {
+        self.presence.paths().insert(node, Paths { told: Some(now), paths });
+    }
+
+    /// Which ways data of a node goes, as it said last.
+    ///
+    /// # Errors
+    /// When the actor may not, or there is no such node.
+    pub fn paths_of(&self, actor: &Actor, name: &str) -> Result<Paths, ServiceError> {
+        let node = self.node_for(actor, Permission::Read, name)?.id;
+        Ok(self.presence.paths().get(&node).cloned().unwrap_or_default())
     }
 
     /// `node` says that it has applied the map up to `version`.

@@ -3,7 +3,7 @@
 use super::form::{Form, escape};
 use super::guard::{PageError, Seat};
 use super::parts::{self, PER_PAGE, act, act_after_asking, badge, tags, time};
-use crate::api::views::NodeView;
+use crate::api::views::{NodeView, PathsView, milliseconds};
 use crate::clock;
 use crate::service::{NodeQuery, Permission, ServiceError};
 use axum::extract::{Path, Query};
@@ -22,6 +22,9 @@ pub(super) struct Asked {
     #[serde(default)]
     pub(super) page: String,
 }
+
+/// Most paths that a page lists.
+const MOST_PATHS: usize = 100;
 
 const STATES: [(&str, &str); 7] = [
     ("", "All states"),
@@ -95,6 +98,7 @@ pub(super) async fn show(seat: Seat, Path(name): Path<String>) -> Result<Respons
     let manage = seat.may(Permission::ManageNodes);
     let base = format!("/nodes/{}", node.name);
     let devices: Vec<_> = model.nodes.values().filter(|n| n.via == Some(record.id)).collect();
+    let paths = PathsView::new(&model, &service.paths_of(seat.actor(), &name)?);
     let reach = service.reach_of(seat.actor(), record.id, now)?;
     let body = html! {
         p.crumbs { a href="/nodes" { "Nodes" } }
@@ -123,7 +127,6 @@ pub(super) async fn show(seat: Seat, Path(name): Path<String>) -> Result<Respons
                     dt { "Map applied" } dd { @match node.applied_version { Some(v) => { "version " (v) " of " (model.version) }, None => "—" } }
                     dt { "System" } dd { (node.os) }
                     dt { "meshd" } dd { (node.client_version) }
-                    dt { "Paths to peers" } dd.muted { "known to the node: " code { "meshd status" } " there" }
                 }
             }
         }
@@ -144,6 +147,7 @@ pub(super) async fn show(seat: Seat, Path(name): Path<String>) -> Result<Respons
                 }
             }
         }
+        @if node.state != "device" { (paths_card(&paths, now)) }
         section.card {
             div.card-head { h2 { "Who reaches it, and why" } a href={ "/access?to=" (node.name) } { "Access explorer" } }
             @if reach.is_empty() { p.muted { "Nobody: no rule of the policy names it as destination." } }
@@ -191,6 +195,39 @@ pub(super) async fn show(seat: Seat, Path(name): Path<String>) -> Result<Respons
         }
     };
     Ok(seat.page(node.name.as_str(), body))
+}
+
+/// What the node says of the ways to its peers.
+fn paths_card(told: &PathsView, now: meshd_proto::UnixSeconds) -> Markup {
+    let relayed = told.paths.iter().filter(|p| p.path == "relay").count();
+    html! {
+        section.card {
+            div.card-head {
+                h2 { "Paths to its peers" }
+                @if let Some(at) = told.told { span.muted { (told.paths.len() - relayed) " direct, " (relayed) " by relay, told " (time(at, now)) } }
+            }
+            @if told.told.is_none() { p.muted { "A node tells while it is online." } }
+            @else if told.paths.is_empty() { p.muted { "It talks to nobody now." } }
+            @else {
+                div.scroll tabindex="0" role="region" aria-label="Paths to its peers" {
+                    table.plain {
+                        thead { tr { th { "Peer" } th { "Path" } th { "Via" } th.number { "Round trip" } } }
+                        tbody {
+                            @for path in told.paths.iter().take(MOST_PATHS) {
+                                tr {
+                                    td { a href={ "/nodes/" (path.peer) } { (path.peer) } }
+                                    td { (badge(&path.path)) } td { code { (path.via) } } td.number { (milliseconds(path.rtt_us)) }
+                                }
+                            }
+                        }
+                    }
+                }
+                @if told.paths.len() > MOST_PATHS {
+                    p.muted { (told.paths.len() - MOST_PATHS) " more: " code { "meshd-coordinator nodes paths" } }
+                }
+            }
+        }
+    }
 }
 
 pub(super) async fn rename(seat: Seat, Path(name): Path<String>, form: Form) -> Response {

@@ -29,7 +29,7 @@ pub(super) fn title(name: &str, about: &str, actions: Markup) -> Markup {
 /// A state with its colour; the word says it all, the colour helps.
 pub(super) fn badge(state: &str) -> Markup {
     let tone = match state {
-        "online" | "active" | "valid" | "allowed" | "enabled" | "ok" => "good",
+        "online" | "direct" | "active" | "valid" | "allowed" | "enabled" | "ok" => "good",
         "waiting" | "pending" | "absent" => "warn",
         "expired" | "revoked" | "denied" | "disabled" => "bad",
         _ => "calm",

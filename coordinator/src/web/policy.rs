@@ -92,10 +92,7 @@ pub(super) async fn review(seat: Seat, form: Form) -> Result<Response, PageError
             version,
             html! { div.note.good role="status" { p { "The text is good and is the one in force." } } },
         ),
-        Ok(plan) => html! {
-            (difference(&seat, &plan, &text, version))
-            (editor(&seat, &text, version, html! {}))
-        },
+        Ok(plan) => editor(&seat, &text, version, difference(&seat, &plan, &text, version)),
     };
     Ok(seat.page("Policy", body))
 }

@@ -51,6 +51,7 @@ struct Told {
     offer: u64,
     endpoints: u64,
     interest: u64,
+    paths: u64,
 }
 
 impl Wire {
@@ -211,6 +212,10 @@ impl ControlClient {
         if wire.told.interest != wishes.interest.said {
             wire.told.interest = wishes.interest.said;
             messages.push(ToCoordinator::Interest(wishes.interest.value.clone()));
+        }
+        if wire.told.paths != wishes.paths.said {
+            wire.told.paths = wishes.paths.said;
+            messages.push(ToCoordinator::Paths(wishes.paths.value.clone()));
         }
         messages.iter().try_for_each(|message| wire.send(message).map_err(|e| e.to_string()))
     }

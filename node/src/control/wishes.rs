@@ -4,8 +4,8 @@
 //! for a new session: many of them, said while one is being made, are one. Only calls and the farewell queue.
 
 use super::Command;
-use meshd_proto::control::{Call, Offer};
-use meshd_proto::limits::{MAX_ENDPOINTS, MAX_INTEREST};
+use meshd_proto::control::{Call, Offer, PathReport};
+use meshd_proto::limits::{MAX_ENDPOINTS, MAX_INTEREST, MAX_PATHS};
 use meshd_proto::{Endpoint, NodeId, RelayId};
 use tokio::sync::{mpsc, watch};
 
@@ -22,6 +22,7 @@ pub(super) struct Wishes {
     pub(super) offer: Wish<Offer>,
     pub(super) endpoints: Wish<(Vec<Endpoint>, Option<RelayId>)>,
     pub(super) interest: Wish<Vec<NodeId>>,
+    pub(super) paths: Wish<Vec<PathReport>>,
     /// How often a new session was wished for.
     pub(super) reconnects: u64,
 }
@@ -62,6 +63,10 @@ impl Commands {
             Command::Interest(mut nodes) => {
                 nodes.truncate(MAX_INTEREST);
                 self.wish(|wishes| wishes.interest.say(nodes))
+            }
+            Command::Paths(mut paths) => {
+                paths.truncate(MAX_PATHS);
+                self.wish(|wishes| wishes.paths.say(paths))
             }
             Command::Reconnect => self.wish(|wishes| wishes.reconnects += 1),
             Command::Call { id, call } => self.asked.try_send(Asked::Call { id, call }).is_ok(),

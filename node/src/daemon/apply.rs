@@ -125,6 +125,7 @@ impl Daemon {
                 running.tell_control(Command::Endpoints { endpoints, home_relay });
             }
             MeshEvent::Interest(nodes) => drop(running.tell_control(Command::Interest(nodes))),
+            MeshEvent::Paths(paths) => drop(running.tell_control(Command::Paths(paths))),
             MeshEvent::PeerChanged(peer) => {
                 // Of a map that is not in force (yet, or any more) nothing is put on the host: its exit goes
                 // down because the map lapsed.

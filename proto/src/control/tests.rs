@@ -61,6 +61,15 @@ fn every_message_to_the_coordinator_survives_the_wire() {
             home_relay: Some(RelayId(1)),
         },
         ToCoordinator::Interest(vec![NodeId(1), NodeId(2)]),
+        ToCoordinator::Paths(vec![
+            PathReport {
+                peer: NodeId(3),
+                via: PathVia::Direct(Endpoint("203.0.113.9:41820".parse().unwrap())),
+                rtt_us: Some(12_345),
+            },
+            PathReport { peer: NodeId(4), via: PathVia::Relay(RelayId(1)), rtt_us: None },
+        ]),
+        ToCoordinator::Paths(Vec::new()),
         ToCoordinator::Alive { nonce: 9 },
         ToCoordinator::Leave,
         ToCoordinator::Call { id: 1, call: device },
@@ -125,6 +134,8 @@ fn the_bytes_of_version_1_do_not_change() {
     assert_eq!(alive, [0x38, 0xac, 0x02]);
     let interest = ToCoordinator::Interest(vec![NodeId(1), NodeId(300)]).encode();
     assert_eq!(interest, [0x32, 5, 0x0a, 3, 1, 0xac, 0x02]);
+    let paths = vec![PathReport { peer: NodeId(3), via: PathVia::Relay(RelayId(1)), rtt_us: Some(300) }];
+    assert_eq!(ToCoordinator::Paths(paths).encode(), [0x52, 9, 0x0a, 7, 8, 3, 0x18, 1, 0x20, 0xac, 0x02]);
     let revoked = ToNode::Revoked { reason: "x".into() }.encode();
     assert_eq!(revoked, [0x3a, 1, b'x']);
 }

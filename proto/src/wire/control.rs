@@ -7,7 +7,9 @@ use super::{
     DecodeError, Decoded, addrs, addrs_bytes, bounded, endpoint_bytes, endpoints, fixed, prefix_bytes,
     prefixes, text,
 };
-use crate::control::{Answer, Call, Hello, MapPosition, Offer, Refusal, RefusalCode, ToCoordinator, ToNode};
+use crate::control::{
+    Answer, Call, Hello, MapPosition, Offer, PathReport, PathVia, Refusal, RefusalCode, ToCoordinator, ToNode,
+};
 use crate::expose::ClaimMsg;
 use crate::netmap::MapUpdate;
 use crate::{Epoch, Hint, MapDigest, NetworkId, NodeId, NodeKey, RelayId, UnixSeconds, Version, limits};
@@ -16,7 +18,7 @@ use zeroize::Zeroizing;
 
 #[derive(Clone, PartialEq, Message)]
 struct ToCoordinatorMsg {
-    #[prost(oneof = "UpBody", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
+    #[prost(oneof = "UpBody", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10")]
     body: Option<UpBody>,
 }
 
@@ -41,6 +43,8 @@ enum UpBody {
     Leave(EmptyMsg),
     #[prost(message, tag = "9")]
     Call(CallMsg),
+    #[prost(message, tag = "10")]
+    Paths(PathsMsg),
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -110,6 +114,24 @@ struct EndpointsMsg {
 struct InterestMsg {
     #[prost(uint64, repeated, tag = "1")]
     nodes: Vec<u64>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct PathsMsg {
+    #[prost(message, repeated, tag = "1")]
+    paths: Vec<PathMsg>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct PathMsg {
+    #[prost(uint64, tag = "1")]
+    peer: u64,
+    #[prost(bytes = "vec", optional, tag = "2")]
+    endpoint: Option<Vec<u8>>,
+    #[prost(uint32, optional, tag = "3")]
+    relay: Option<u32>,
+    #[prost(uint32, optional, tag = "4")]
+    rtt_us: Option<u32>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -266,6 +288,24 @@ struct FailedMsg {
     hint: String,
 }
 
+fn path_msg(report: &PathReport) -> PathMsg {
+    let (endpoint, relay) = match report.via {
+        PathVia::Direct(endpoint) => (Some(endpoint_bytes(endpoint)), None),
+        PathVia::Relay(relay) => (None, Some(relay.0)),
+    };
+    PathMsg { peer: report.peer.0, endpoint, relay, rtt_us: report.rtt_us }
+}
+
+fn path(message: PathMsg) -> Decoded<PathReport> {
+    let direct = endpoints("path", message.endpoint.as_slice())?;
+    let via = match (direct.first(), message.relay) {
+        (Some(endpoint), _) => PathVia::Direct(*endpoint),
+        (None, Some(relay)) => PathVia::Relay(RelayId(relay)),
+        (None, None) => return Err(DecodeError::Missing("path")),
+    };
+    Ok(PathReport { peer: NodeId(message.peer), via, rtt_us: message.rtt_us })
+}
+
 pub(crate) fn encode_to_coordinator(message: &ToCoordinator) -> Vec<u8> {
     let body = match message {
         ToCoordinator::Hello(h) => UpBody::Hello(hello_msg(h)),
@@ -278,6 +318,9 @@ pub(crate) fn encode_to_coordinator(message: &ToCoordinator) -> Vec<u8> {
         }),
         ToCoordinator::Interest(nodes) => {
             UpBody::Interest(InterestMsg { nodes: nodes.iter().map(|n| n.0).collect() })
+        }
+        ToCoordinator::Paths(paths) => {
+            UpBody::Paths(PathsMsg { paths: paths.iter().map(path_msg).collect() })
         }
         ToCoordinator::Alive { nonce } => UpBody::Alive(*nonce),
         ToCoordinator::Leave => UpBody::Leave(EmptyMsg {}),
@@ -308,6 +351,10 @@ pub(crate) fn decode_to_coordinator(bytes: &[u8]) -> Decoded<ToCoordinator> {
         UpBody::Interest(i) => {
             bounded("interest", i.nodes.len(), limits::MAX_INTEREST)?;
             ToCoordinator::Interest(i.nodes.into_iter().map(NodeId).collect())
+        }
+        UpBody::Paths(p) => {
+            bounded("paths", p.paths.len(), limits::MAX_PATHS)?;
+            ToCoordinator::Paths(p.paths.into_iter().map(path).collect::<Decoded<_>>()?)
         }
         UpBody::Alive(nonce) => ToCoordinator::Alive { nonce },
         UpBody::Leave(_) => ToCoordinator::Leave,
