@@ -449,6 +449,8 @@ impl Mesh {
                     continue;
                 }
                 RelayState::Up => Input::RelayUp(relay),
+                // Where no UDP gets through that is what it says, while the stream carries everything.
+                RelayState::Down if self.streams.attached().any(|(id, _)| id == relay) => continue,
                 RelayState::Down => Input::RelayDown(relay),
                 RelayState::Doubtful => Input::RelayDoubtful { relay, doubtful: true },
                 RelayState::Clear => Input::RelayDoubtful { relay, doubtful: false },
