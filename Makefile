@@ -38,7 +38,7 @@ STEP := bash .ci/step
 LAB_OWN := interop torture exits
 LAB_TESTS := $(filter-out $(LAB_OWN),$(sort $(basename $(notdir $(wildcard tests/lab/tests/*.rs)))))
 
-.PHONY: help sim exits scenarios start host-dns nat-grid recovery cni k8s k8s-up demo demo-fresh test setup root build lint tidy deny unit web web-quick web-rows web-first web-schema screenshots lab interop fuzz fuzz-web torture bulk bench bench-control bench-dns bench-micro deb deb-test static clean gateway-swap
+.PHONY: help sim sim-mutants exits scenarios start host-dns nat-grid recovery cni k8s k8s-up demo demo-fresh test setup root build lint tidy deny unit web web-quick web-rows web-first web-schema screenshots lab interop fuzz fuzz-web torture bulk bench bench-control bench-dns bench-micro deb deb-test static clean gateway-swap
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /  make \1\t/' | expand -t 24
@@ -153,8 +153,12 @@ recovery: root build ## how long traffic stands still when something breaks, REP
 nat-grid: root build ## every kind of NAT against every other one, as a table (KINDS="home symmetric" for some)
 	@$(STEP) nat-grid "$(CARGO_TARGET_DIR)/debug/nat-grid" $(KINDS)
 
-sim: ## the mesh in virtual time: SCHEDULES= random schedules (1000), and 200 on real sessions
-	@MESHD_SIM_SCHEDULES=$(or $(SCHEDULES),1000) $(STEP) sim cargo test --locked -p meshd-sim --no-fail-fast
+sim: ## the mesh in virtual time: SCHEDULES= random schedules (10000), and REAL= on real sessions (500)
+	@MESHD_SIM_SCHEDULES=$(or $(SCHEDULES),10000) MESHD_SIM_REAL_SCHEDULES=$(or $(REAL),500) \
+	  $(STEP) sim cargo test --locked -p meshd-sim --no-fail-fast
+
+sim-mutants: ## faults put into a copy of the engine, one at a time: the simulation has to notice each (FAULTS= for some)
+	@$(STEP) sim-mutants cargo run --locked -p meshd-sim --bin sim-mutants -- $(FAULTS)
 
 fuzz: ## every fuzz target for SECONDS= seconds (60; 10 in CI)
 	@$(STEP) fuzz bash tests/fuzz/run.sh "$(FUZZ_SECONDS)"

@@ -10,6 +10,7 @@
 //! node that is no member. What must come true after a [`schedule`] of troubles stands there.
 
 mod coordinator;
+pub mod faults;
 mod net;
 mod node;
 mod packets;

@@ -53,13 +53,18 @@ impl Place {
     }
 }
 
+/// Inside, and for a NAT that maps by destination that.
+type Flow = (Endpoint, Option<Endpoint>);
+
 #[derive(Debug, Default)]
 struct Nat {
     kind: NatKind,
     /// Inside, and for a symmetric one destination → outside port and when it was last used outwards.
-    mappings: HashMap<(Endpoint, Option<Endpoint>), (u16, Instant)>,
-    /// (Outside port, remote) that the inside has sent to.
-    sent_to: HashMap<(u16, Endpoint), Instant>,
+    mappings: HashMap<Flow, (u16, Instant)>,
+    /// The same by outside port.
+    by_port: HashMap<u16, Flow>,
+    /// Outside port → whom the inside has sent to from it, and when.
+    sent_to: HashMap<u16, HashMap<Endpoint, Instant>>,
     /// Of the last mapping.
     draw: u64,
 }
@@ -134,6 +139,7 @@ impl Net {
     pub(crate) fn forget(&mut self, home: Home) {
         if let Some(nat) = self.nats.get_mut(&home) {
             nat.mappings.clear();
+            nat.by_port.clear();
             nat.sent_to.clear();
         }
     }
@@ -149,26 +155,32 @@ impl Nat {
                 self.draw =
                     self.draw.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                 let port = 1024 + ((self.draw >> 33) % 64_512) as u16;
-                if self.mappings.values().all(|(used, _)| *used != port) {
+                if !self.by_port.contains_key(&port) {
                     break port;
                 }
             },
         };
-        self.mappings.insert(key, (port, now));
-        self.sent_to.insert((port, to), now);
+        if let Some((old, _)) = self.mappings.insert(key, (port, now)).filter(|(old, _)| *old != port) {
+            self.by_port.remove(&old);
+            self.sent_to.remove(&old);
+        }
+        self.by_port.insert(port, key);
+        self.sent_to.entry(port).or_default().insert(to, now);
         port
     }
 
     fn inbound(&self, port: u16, from: Endpoint, now: Instant) -> Option<Endpoint> {
         let fresh = |at: &Instant| now.saturating_duration_since(*at) < MAPPING;
-        let ((inside, _), _) = self.mappings.iter().find(|(_, (p, at))| *p == port && fresh(at))?;
-        let known = |allowed: &dyn Fn(&Endpoint) -> bool| {
-            self.sent_to.iter().any(|((p, to), at)| *p == port && allowed(to) && fresh(at))
-        };
-        let passes = match self.kind {
-            NatKind::FullCone => true,
-            NatKind::AddressRestricted => known(&|to| to.0.ip() == from.0.ip()),
-            NatKind::Home | NatKind::Symmetric => known(&|to| *to == from),
+        let flow = self.by_port.get(&port)?;
+        self.mappings.get(flow).filter(|(_, at)| fresh(at))?;
+        let inside = &flow.0;
+        let passes = match (self.kind, self.sent_to.get(&port)) {
+            (NatKind::FullCone, _) => true,
+            (_, None) => false,
+            (NatKind::AddressRestricted, Some(sent)) => {
+                sent.iter().any(|(to, at)| to.0.ip() == from.0.ip() && fresh(at))
+            }
+            (NatKind::Home | NatKind::Symmetric, Some(sent)) => sent.get(&from).is_some_and(fresh),
         };
         passes.then_some(*inside)
     }
