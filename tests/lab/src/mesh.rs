@@ -93,6 +93,25 @@ impl Coordinator {
     }
 }
 
+/// Puts a relay of its own at `public` into every node's map, and starts it on `host`. Returns the arguments.
+pub fn second_relay(
+    coordinator: &Coordinator,
+    host: &Host,
+    name: &str,
+    public: &[String],
+) -> Result<Vec<String>> {
+    need("meshd-relay")?;
+    let key = host.run("meshd-relay", ["--show-key"])?.success()?.stdout;
+    let mut args = vec!["relays", "add", name, "--key", key.trim()];
+    args.extend(public.iter().flat_map(|at| ["--host", at.as_str()]));
+    let said = coordinator.run(&args)?.stdout;
+    let command = said.lines().rev().find_map(|line| line.trim().strip_prefix("meshd-relay "));
+    let command = command.with_context(|| format!("no command in: {said}"))?;
+    let command: Vec<String> = command.split_whitespace().map(str::to_owned).collect();
+    host.spawn("meshd-relay", &command)?;
+    Ok(command)
+}
+
 /// A program of ours that `make build` has made.
 pub fn need(program: &str) -> Result<()> {
     let path = program_folder().join(program);
