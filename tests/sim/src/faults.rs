@@ -49,7 +49,7 @@ const PATH: &str = "engine/src/path.rs";
 const MAP: &str = "engine/src/engine/map.rs";
 
 /// All of them.
-pub const FAULTS: [Fault; 15] = [
+pub const FAULTS: [Fault; 14] = [
     Fault {
         name: "no-demotion",
         edits: &[Edit {
@@ -122,14 +122,6 @@ pub const FAULTS: [Fault; 15] = [
             file: PATH,
             right: "let also = if health == Health::Good { None } else { relay() };",
             wrong: "let also = if health == Health::Good\n || (crate::faulty(\"break-before-make\") && health != Health::Idle) { None } else { relay() };",
-        }],
-    },
-    Fault {
-        name: "silent-forever",
-        edits: &[Edit {
-            file: "engine/src/path/candidate.rs",
-            right: "Standing::Silent { until } if until <= now && keep.is_some() => {",
-            wrong: "Standing::Silent { until } if until <= now && keep.is_some()\n && (self.rough || !crate::faulty(\"silent-forever\")) => {",
         }],
     },
     Fault {
