@@ -1,6 +1,6 @@
 //! Cables: a veth pair between two machines, and what can happen to one.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::host::Host;
 
@@ -76,7 +76,18 @@ impl Host {
         self.configure(&["tc", "-batch", "-"], &line)
     }
 
-    /// Pulls the cable at `interface`, or plugs it in.
+    /// Pulls the cable of `interface` at its other end, or plugs it in: this end sees its carrier go and come, and
+    /// keeps its addresses and routes.
+    pub fn set_carrier(&self, interface: &str, present: bool) -> Result<()> {
+        let wires = self.inner.wires.lock().expect("not poisoned");
+        let wire = wires.iter().find(|wire| wire.name == interface);
+        let (peer, port) = wire.map(|w| (w.peer.clone(), w.peer_name.clone())).context("no such cable")?;
+        drop(wires);
+        peer.sysctl(&[(&format!("ipv6/conf/{port}/keep_addr_on_down"), "1")])?;
+        peer.set_link(&port, present)
+    }
+
+    /// Takes `interface` down, or up.
     pub fn set_link(&self, interface: &str, up: bool) -> Result<()> {
         self.ip(&format!("link set {interface} {}\n", if up { "up" } else { "down" }))
     }
