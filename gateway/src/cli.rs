@@ -2,6 +2,7 @@
 
 mod check;
 mod exit;
+mod process;
 mod serve;
 mod shell;
 

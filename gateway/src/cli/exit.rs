@@ -1,8 +1,7 @@
 //! `meshd-gateway --exit`: a public exit of a mesh.
 
-use super::serve::{LogFormat, start_log};
+use super::process::{self, ProcessArgs};
 use crate::acme::StandIn;
-use crate::admin;
 use crate::exit::{Exit, RETRY, own_addresses};
 use crate::runtime::Gateway;
 use crate::table::Reach;
@@ -13,12 +12,9 @@ use meshd_proto::expose::{EXIT_SECTION, ExitOffer};
 use meshd_proto::localapi::Settings;
 use meshd_proto::{DnsName, Hostname};
 use std::io::Read;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
@@ -45,36 +41,20 @@ pub(super) struct ExitArgs {
     /// UDP port of the mesh; the one of the last start, or any, when left out
     #[arg(long, default_value_t = 0, value_name = "PORT")]
     mesh_port: u16,
-    /// Where keys and the last map are kept
-    #[arg(long, default_value = "/var/lib/meshd-gateway")]
-    state: PathBuf,
-    /// Where /metrics, /healthz and /readyz are; `off` for nowhere
-    #[arg(long, default_value = "127.0.0.1:9180")]
-    admin: String,
-    /// One line for each connection
-    #[arg(long, value_enum, default_value_t = LogFormat::Off)]
-    access_log: LogFormat,
-    /// The file that lines go to; standard output when left out
-    #[arg(long)]
-    access_log_file: Option<PathBuf>,
-    /// How long running connections may go on after SIGTERM, in seconds
-    #[arg(long, default_value_t = 30)]
-    drain: u64,
     /// How long the first start waits for the mesh, in seconds
     #[arg(long, default_value_t = 60)]
     patience: u64,
+    #[command(flatten)]
+    process: ProcessArgs,
 }
 
 pub(super) fn run(args: ExitArgs) -> Result<()> {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(serve(args))
+    process::run(serve(args))
 }
 
 async fn serve(args: ExitArgs) -> Result<()> {
     let mut tasks = JoinSet::new();
-    let log = start_log(args.access_log, args.access_log_file.as_deref(), &mut tasks)?;
+    let log = args.process.access_log(&mut tasks)?;
     let addrs = if args.address.is_empty() { own_addresses() } else { args.address.clone() };
     if addrs.is_empty() {
         bail!("this machine has no address towards the internet: name its public one with --address");
@@ -83,7 +63,7 @@ async fn serve(args: ExitArgs) -> Result<()> {
         tracing::warn!("{private} is no public address: name the public one with --address, if there is one");
     }
     let offer = ExitOffer { name: args.name.clone(), addrs, taken: Vec::new() };
-    let state = args.state.join("mesh");
+    let state = args.process.state.join("mesh");
     std::fs::create_dir_all(&state).with_context(|| format!("cannot make {}", state.display()))?;
     let settings =
         Settings { hostname: args.hostname.as_ref().map(ToString::to_string), ..Settings::default() };
@@ -97,13 +77,7 @@ async fn serve(args: ExitArgs) -> Result<()> {
     }
     let node = Node::start(config).await.context("this exit does not get into its mesh")?;
     let mut gateway = Gateway::new(Exit::dialers(&node), log, Reach::MeshOnly);
-    let ready = Arc::new(AtomicBool::new(true));
-    if args.admin != "off" {
-        let addr: SocketAddr = args.admin.parse().context("--admin is address:port, or off")?;
-        let listener =
-            TcpListener::bind(addr).await.with_context(|| format!("cannot listen on {addr} (--admin)"))?;
-        tasks.spawn(admin::serve(Arc::clone(gateway.shared()), listener, Arc::clone(&ready)));
-    }
+    let ready = args.process.admin(&gateway, &mut tasks).await?;
     let me = node.status().await?.me.map(|me| me.fqdn).unwrap_or_default();
     tracing::info!(node = %me, addresses = ?offer.addrs, "exit is ready");
     let mut exit = Exit::new(offer);
@@ -127,11 +101,7 @@ async fn serve(args: ExitArgs) -> Result<()> {
             }
         }
     }
-    ready.store(false, Relaxed);
-    tracing::info!(seconds = args.drain, "draining");
-    if !gateway.drain(Duration::from_secs(args.drain)).await {
-        tracing::warn!("connections were still open after {} s", args.drain);
-    }
+    args.process.drain(gateway, &ready).await;
     node.shutdown().await?;
     Ok(())
 }

@@ -1,22 +1,18 @@
 //! `meshd-gateway serve`: a gateway from a configuration file, which it follows.
 
+use super::process::{self, ProcessArgs};
 use crate::acme::{Orders, Store};
-use crate::admin;
 use crate::dial::{Dialers, MeshInterface};
-use crate::log::{self, AccessLog, Format};
 use crate::runtime::Gateway;
 use crate::table::Reach;
 use crate::tls;
-use anyhow::{Context, Result};
-use clap::{Args, ValueEnum};
-use std::fs::{self, OpenOptions};
-use std::net::SocketAddr;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use anyhow::Result;
+use clap::Args;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
@@ -33,40 +29,17 @@ pub(super) struct ServeArgs {
     /// The interface of `meshd` that mesh addresses are reached through
     #[arg(long, default_value = "mesh0")]
     mesh_interface: String,
-    /// Where /metrics, /healthz and /readyz are; `off` for nowhere
-    #[arg(long, default_value = "127.0.0.1:9180")]
-    admin: String,
-    /// One line for each request
-    #[arg(long, value_enum, default_value_t = LogFormat::Off)]
-    access_log: LogFormat,
-    /// The file that lines go to; standard output when left out
-    #[arg(long)]
-    access_log_file: Option<PathBuf>,
-    /// How long running connections may go on after SIGTERM, in seconds
-    #[arg(long, default_value_t = 30)]
-    drain: u64,
-    /// Where ordered certificates and their keys are kept
-    #[arg(long, default_value = "/var/lib/meshd-gateway")]
-    state: PathBuf,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum LogFormat {
-    Off,
-    Json,
-    Text,
+    #[command(flatten)]
+    process: ProcessArgs,
 }
 
 pub(super) fn run(args: ServeArgs) -> Result<()> {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(serve(args))
+    process::run(serve(args))
 }
 
 async fn serve(args: ServeArgs) -> Result<()> {
     let mut tasks = JoinSet::new();
-    let log = start_log(args.access_log, args.access_log_file.as_deref(), &mut tasks)?;
+    let log = args.process.access_log(&mut tasks)?;
     let (dialers, reach) = if args.exit {
         let mesh = MeshInterface::new(&args.mesh_interface);
         (Dialers { host: None, mesh: Some(Arc::new(mesh)) }, Reach::MeshOnly)
@@ -74,14 +47,8 @@ async fn serve(args: ServeArgs) -> Result<()> {
         (Dialers::host(), Reach::HostAndMesh)
     };
     let mut gateway = Gateway::new(dialers, log, reach);
-    let ready = Arc::new(AtomicBool::new(true));
-    if args.admin != "off" {
-        let addr: SocketAddr = args.admin.parse().context("--admin is address:port, or off")?;
-        let listener =
-            TcpListener::bind(addr).await.with_context(|| format!("cannot listen on {addr} (--admin)"))?;
-        tasks.spawn(admin::serve(Arc::clone(gateway.shared()), listener, Arc::clone(&ready)));
-    }
-    let store = Store::new(&args.state);
+    let ready = args.process.admin(&gateway, &mut tasks).await?;
+    let store = Store::new(&args.process.state);
     let mut config = crate::load(&args.file)?;
     gateway.apply(&config, &store)?;
     tracing::info!(
@@ -121,42 +88,8 @@ async fn serve(args: ServeArgs) -> Result<()> {
         }
         seen = stamps(&args.file, &config, &store);
     }
-    ready.store(false, Relaxed);
-    tracing::info!(seconds = args.drain, "draining");
-    if !gateway.drain(Duration::from_secs(args.drain)).await {
-        tracing::warn!("connections were still open after {} s", args.drain);
-    }
+    args.process.drain(gateway, &ready).await;
     Ok(())
-}
-
-/// The access log, written by a task of its own.
-pub(super) fn start_log(
-    format: LogFormat,
-    file: Option<&Path>,
-    tasks: &mut JoinSet<()>,
-) -> Result<AccessLog> {
-    match format {
-        LogFormat::Off => Ok(AccessLog::default()),
-        LogFormat::Json => open_log(Format::Json, file, tasks),
-        LogFormat::Text => open_log(Format::Text, file, tasks),
-    }
-}
-
-fn open_log(format: Format, file: Option<&Path>, tasks: &mut JoinSet<()>) -> Result<AccessLog> {
-    let (log, lines) = AccessLog::open(format);
-    let out: Box<dyn std::io::Write + Send> = match file {
-        None => Box::new(std::io::stdout()),
-        Some(path) => Box::new(
-            OpenOptions::new()
-                .append(true)
-                .create(true)
-                .mode(0o640)
-                .open(path)
-                .with_context(|| format!("cannot write the access log {}", path.display()))?,
-        ),
-    };
-    tasks.spawn(log::writer(lines, out));
-    Ok(log)
 }
 
 /// What changes when one of the files does.
