@@ -186,6 +186,8 @@ fn nothing_is_lost_or_reordered_by_us_and_keys_are_renewed_meanwhile() -> Result
          that they follow",
         RESENT
     );
+    // Each change of a way lets packets overtake others.
+    println!("ways from a to b: {}", two.a.sh("meshd path b --since 30m")?.trim());
     assert_eq!([drops(&two.a)?, drops(&two.b)?], dropped, "our own drops");
     // How much a full socket buffer costs is a matter of how busy the machine is: asserted by `make bulk` only.
     if strict() {
