@@ -30,6 +30,7 @@ fn split_dns_works_through_the_mesh_with_wildcards_and_with_a_dead_upstream() ->
     black_hole(&net.laptop, &coordinator)?;
     as_much_as_wanted(&net.laptop, &before)?;
     a_lan_without_our_software(&net)?;
+    everything_to_a_resolver_behind_a_route(&net, &coordinator)?;
     Ok(())
 }
 
@@ -42,6 +43,7 @@ fn two_tags_have_different_answers_for_one_name_and_a_third_node_has_none() -> R
     let third = &net.vps;
     meshd_lab::mesh::up(third, &[&coordinator.token()?, "--hostname=third"])?;
     ping_until(&net.laptop, &net.nas4.to_string(), Duration::from_secs(20))?;
+    let _daemon = healthy_first(&net, &coordinator)?;
     coordinator.run(&["nodes", "tag", "pi", "tag:home"])?;
     coordinator.run(&["nodes", "tag", "laptop", "tag:away"])?;
     coordinator.run(&["dns", "add", "app", "9.9.9.1", "--for", "tag:home"])?;
@@ -73,6 +75,25 @@ fn two_tags_have_different_answers_for_one_name_and_a_third_node_has_none() -> R
     Ok(())
 }
 
+/// A name with two addresses: that of the node which is gone stands last.
+fn healthy_first(net: &SmallInternet, coordinator: &Coordinator) -> Result<Process> {
+    let (third, pi) = (mesh_address(&net.vps)?.to_string(), mesh_address(&net.pi)?.to_string());
+    for address in [&third, &pi] {
+        coordinator.run(&["dns", "add", "twin", address])?;
+    }
+    let first = |answer: &str| {
+        let mut found = answer.lines().filter(|line| line.starts_with("twin.home.internal."));
+        let count = found.clone().count();
+        (count, found.next().and_then(|line| line.split_whitespace().last()).map(str::to_owned))
+    };
+    ping_until(&net.laptop, &third, Duration::from_secs(20))?;
+    until(&net.laptop, "twin.home.internal", "A", |a| first(a).0 == 2)?;
+    meshd_lab::mesh::kill_daemon(&net.vps)?;
+    until(&net.laptop, "twin.home.internal", "A", |a| first(a) == (2, Some(pi.clone())))?;
+    println!("the address of the node that is gone stands last");
+    meshd_lab::mesh::start_daemon(&net.vps)
+}
+
 /// dnsmasq on the NAS: `corp.example`, and every name below `fast.example` and `slowN.example`.
 fn name_server(nas: &Host) -> Result<Process> {
     for hole in BLACK_HOLES {
@@ -95,6 +116,7 @@ fn name_server(nas: &Host) -> Result<Process> {
     args.push("--log-facility=-".to_owned());
     args.push("--host-record=wiki.corp.example,192.168.1.10".to_owned());
     args.push("--local=/corp.example/".to_owned());
+    args.push("--address=/over.example/203.0.113.77".to_owned());
     for domain in ["fast", "slow0", "slow1", "slow2"] {
         args.push(format!("--address=/{domain}.example/192.168.1.10"));
     }
@@ -159,6 +181,13 @@ fn inside_the_lan(net: &SmallInternet, coordinator: &Coordinator) -> Result<()> 
     coordinator.run(&["dns", "split", "add", "corp.example", &net.nas4.to_string()])?;
     let answer = until(&net.laptop, "wiki.corp.example", "A", |a| a.contains("192.168.1.10"))?;
     ensure!(answer.contains("status: NOERROR"), "{answer}");
+    // A search domain: the bare name, by glibc.
+    coordinator.run(&["dns", "search", "corp.example"])?;
+    let found = meshd_lab::wait_until(Duration::from_secs(20), || {
+        let said = net.laptop.run("getent", ["ahostsv4", "wiki"]);
+        said.is_ok_and(|s| s.stdout.contains("192.168.1.10"))
+    });
+    ensure!(found, "the bare name `wiki` is not found in corp.example");
     let none = dig(&net.laptop, "none.corp.example", "A")?;
     ensure!(none.contains("status: NXDOMAIN"), "{none}");
     let why = net.laptop.run("meshd", ["dns", "explain", "wiki.corp.example"])?.success()?.stdout;
@@ -264,6 +293,29 @@ fn a_lan_without_our_software(net: &SmallInternet) -> Result<()> {
     ensure!(said.contains("there is no interface eth7"), "{said}");
     serve(&["--off"])?;
     ensure!(closed(&ask("up.example")?), "the LAN is answered after it was closed");
+    Ok(())
+}
+
+/// "Override local DNS" with a resolver that only a route of the mesh leads to: it is asked about everything; when
+/// the route is down the host's own is, and nothing waits for the other.
+fn everything_to_a_resolver_behind_a_route(net: &SmallInternet, coordinator: &Coordinator) -> Result<()> {
+    // What a DHCP client would write while the file is ours: the host's own resolver from now on.
+    std::fs::write(net.laptop.file("/etc/resolv.conf"), format!("nameserver {}\n", net.vps4))?;
+    until(&net.laptop, "up.example", "A", |a| a.contains("203.0.113.9"))?;
+    coordinator.run(&["dns", "nameservers", &net.nas4.to_string()])?;
+    until(&net.laptop, "a.over.example", "A", |a| a.contains("203.0.113.77"))?;
+    meshd_lab::mesh::kill_daemon(&net.pi)?;
+    // Only the resolver outside says so; the one on the NAS refuses what it does not know.
+    let answer = until(&net.laptop, "b.up.example", "A", |a| a.contains("status: NXDOMAIN"))?;
+    println!(
+        "the route to the mesh's nameserver is down: the host's own answers, {} ms",
+        milliseconds(&answer)?
+    );
+    // By now it is known to be silent: nobody waits for it.
+    let soon = dig(&net.laptop, "c.up.example", "A")?;
+    ensure!(soon.contains("status: NXDOMAIN"), "{soon}");
+    let soon = milliseconds(&soon)?;
+    ensure!(soon <= 8 * COST, "{soon} ms with a nameserver that is known to be silent");
     Ok(())
 }
 
