@@ -34,7 +34,7 @@ fn interface(host: &Host) -> Result<Vec<String>> {
 fn s4_1_every_device_has_an_interface_with_stable_addresses_and_direct_encrypted_links() -> Result<()> {
     prove("S4.1", "the node (meshd down)", |feature| {
         let net = SmallInternet::new("s4_1")?;
-        let _coordinator = net.join_all()?;
+        let coordinator = net.join_all()?;
         if !feature.is_on() {
             net.laptop.run("meshd", ["down"])?.success()?;
         }
@@ -46,6 +46,15 @@ fn s4_1_every_device_has_an_interface_with_stable_addresses_and_direct_encrypted
         ensure!((interface(&net.pi)?, interface(&net.laptop)?) == before, "other addresses than {before:?}");
         ping_until(&net.laptop, "pi", PATIENCE)?;
         wait_direct(&net.laptop, "pi")?;
+        // An admin sees which way it goes, as the laptop itself says.
+        let told = wait_within(PATIENCE, || {
+            let said = coordinator.run(&["nodes", "paths", "laptop", "--json"]).ok()?.stdout;
+            let told: serde_json::Value = serde_json::from_str(&said).ok()?;
+            let direct =
+                |p: &&serde_json::Value| p["peer"] == "pi" && p["path"] == "direct" && p["rtt_us"].is_u64();
+            told["paths"].as_array()?.iter().find(direct).cloned()
+        });
+        ensure!(told.is_some(), "the coordinator does not know of the direct path");
         // What goes from home to home is WireGuard, and nobody reads it.
         let capturing = net.home.host.capture("wan")?;
         net.laptop.sh(&format!("ping -c 5 -i 0.2 -p 6d6573686421 {}", mesh_address(&net.pi)?))?;
