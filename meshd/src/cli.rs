@@ -437,6 +437,9 @@ impl SettingsArgs {
 }
 
 #[cfg(test)]
+mod matrix;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use clap::CommandFactory;

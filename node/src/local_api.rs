@@ -270,6 +270,55 @@ mod tests {
         assert!(!in_operator_group(1000, 1000, "", passwd));
     }
 
+    /// Every question that the protocol knows, by its tag.
+    fn questions() -> Vec<(u32, Ask)> {
+        let known = |tag: u32| {
+            let mut body = Vec::new();
+            prost::encoding::encode_key(tag, prost::encoding::WireType::LengthDelimited, &mut body);
+            body.push(0);
+            Some((tag, Request::decode(&*body).ok()?.ask?))
+        };
+        (1..256).filter_map(known).collect()
+    }
+
+    /// What becomes of a question of this user: whether the daemon hears it, else the exit status of the refusal.
+    async fn becomes(ask: &Ask, (uid, gid): (u32, u32)) -> Result<(), i32> {
+        let (theirs, mut ours) = UnixStream::pair().unwrap();
+        let (tx, mut rx) = mpsc::channel(1);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(client(theirs, (uid, gid), tx, Duration::from_secs(5)));
+        ours.write_all(&frame(&Request { ask: Some(ask.clone()) })).await.unwrap();
+        if let Some(question) = rx.recv().await {
+            assert_eq!(question.ask, *ask);
+            return Ok(());
+        }
+        let mut prefix = [0; LENGTH_PREFIX];
+        ours.read_exact(&mut prefix).await.unwrap();
+        let mut body = vec![0; frame_len(prefix).unwrap()];
+        ours.read_exact(&mut body).await.unwrap();
+        match Response::decode(&*body).unwrap().tell {
+            Some(Tell::Failed(failure)) => Err(failure.exit_code),
+            other => panic!("{ask:?}: neither heard nor refused: {other:?}"),
+        }
+    }
+
+    /// The authorization matrix of the local API: every question × root, who runs the daemon, anybody else. Which
+    /// command asks what is tried in `meshd`'s `cli/matrix.rs`.
+    #[tokio::test]
+    async fn whoever_is_not_root_nor_runs_the_daemon_may_read_and_change_nothing() {
+        let own = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        let questions = questions();
+        assert!(questions.len() >= 13, "not all questions were found: {questions:?}");
+        for (tag, ask) in questions {
+            // Status, Ping, Name, Netcheck, PathHistory.
+            let reads = [1, 5, 20, 40, 41].contains(&tag);
+            assert_eq!(becomes(&ask, (0, 0)).await, Ok(()), "root: {ask:?}");
+            assert_eq!(becomes(&ask, own).await, Ok(()), "who runs the daemon: {ask:?}");
+            let wanted = if reads { Ok(()) } else { Err(77) };
+            assert_eq!(becomes(&ask, (65_533, 65_533)).await, wanted, "somebody: {ask:?}");
+        }
+    }
+
     #[tokio::test]
     async fn a_question_reaches_the_daemon_and_its_answers_come_back() {
         let dir = tempfile::tempdir().unwrap();
