@@ -234,7 +234,7 @@ fn every_byte_arrives_with_and_without_each_offload_while_links_flap_and_keys_ar
     // `make bulk` moves all of it with each; elsewhere a small part, slowly enough to meet some cuts.
     let (mib, every, rate) = match strict() {
         true => (bulk_mib(), Duration::from_millis(1500), None),
-        false => ((bulk_mib() / 16).max(16), Duration::from_millis(400), Some(200)),
+        false => ((bulk_mib() / 32).max(16), Duration::from_millis(800), Some(100)),
     };
     for (label, config, off) in [
         ("with every offload", "", None),
